@@ -1,0 +1,76 @@
+r"""An affine block, T(x) = A x + b: the closed-form proximal step of Gaussian particles.
+
+For p_{n-1} = N(m, S) and q = N(0, I) the free step is A = S^{-1/2}, b = -A m, the optimal transport map to q;
+its log-determinant is constant (Bures-Wasserstein geometry; Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582,
+section 1.2, and Lambert et al. 2022, arXiv 2205.15902, for the finite step).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jkoflow.blocks.base import Block, Inverse
+
+__all__ = ["AffineBlock"]
+
+
+class AffineBlock(Block):
+    """T(x) = A x + b with A symmetric positive definite.
+
+    Arguments:
+        dim: d.
+        gamma: Step size; infinite for a free step.
+        matrix: A, shape `(d, d)`; the identity if None.
+        offset: b, shape `(d,)`; zero if None.
+    """
+
+    def __init__(
+        self, *, dim: int, gamma: float = math.inf, matrix: Tensor | None = None, offset: Tensor | None = None
+    ) -> None:
+        super().__init__(dim=dim, gamma=gamma)
+        self.register_buffer("matrix", torch.eye(dim) if matrix is None else matrix)
+        self.register_buffer("offset", torch.zeros(dim) if offset is None else offset)
+
+    matrix: Tensor
+    offset: Tensor
+
+    @classmethod
+    def whitening(cls, mean: Tensor, covariance: Tensor) -> AffineBlock:
+        """The optimal transport map from N(mean, covariance) to N(0, I): the free Gaussian step, exact."""
+        values, vectors = torch.linalg.eigh(covariance.to(torch.float64))
+        inverse_root = (vectors * values.rsqrt()) @ vectors.T
+        return cls(
+            dim=len(mean), matrix=inverse_root, offset=-inverse_root @ mean.to(torch.float64), gamma=math.inf
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain settings; matrix and offset are in the state."""
+        return {"kind": "affine", "dim": self.dim, "gamma": None if self.free else self.gamma}
+
+    def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """A x + b, shape `(n, d)`."""
+        del context
+        return x @ self.matrix.T + self.offset
+
+    def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A x + b and the constant `log det A`."""
+        log_det = torch.linalg.slogdet(self.matrix)[1]
+        return self.push(x, context), log_det.expand(len(x))
+
+    def push_with_trace(
+        self, x: Tensor, context: Tensor | None, probes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same as `push_with_log_det`: an affine map has no trace to integrate."""
+        del probes
+        return self.push_with_log_det(x, context)
+
+    def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
+        """A^-1 (y - b), refined once, with the error that was reached."""
+        del tolerance
+        x = torch.linalg.solve(self.matrix, (y - self.offset).T).T
+        x = x + torch.linalg.solve(self.matrix, (y - self.push(x, context)).T).T
+        return Inverse(x, (self.push(x, context) - y).norm(dim=1))

@@ -1,0 +1,85 @@
+r"""What a block is: an invertible map T of R^d with its log-determinant, the result of one proximal step.
+
+    p_n = (T_n)_# p_{n-1},      log p_n(T_n(x)) = log p_{n-1}(x) - log|det dT_n(x)|
+
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20)-(23).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Block", "Inverse", "default_tolerance"]
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """An inverse image and how good it is.
+
+    Arguments:
+        x: The inverse image, shape `(n, d)`.
+        error: Round-trip error `|T(x) - y|` of each row, shape `(n,)`, standardised units.
+    """
+
+    x: Tensor
+    error: Tensor
+
+
+def default_tolerance(dtype: torch.dtype) -> float:
+    """Round-trip error asked of an inverse when the caller names none, standardised units."""
+    return 1e-10 if dtype == torch.float64 else 2e-6
+
+
+class Block(nn.Module, ABC):
+    """One step of the flow.
+
+    Arguments:
+        dim: d.
+        gamma: Step size of the proximal step that the block solves; infinite for a free step.
+    """
+
+    def __init__(self, *, dim: int, gamma: float) -> None:
+        super().__init__()
+        self.dim, self.gamma = dim, float(gamma)
+
+    @abstractmethod
+    def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """T(x), shape `(n, d)`."""
+
+    @abstractmethod
+    def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """T(x) and `log|det dT(x)|` of the very map that `push` computes, shapes `(n, d)` and `(n,)`, nats."""
+
+    @abstractmethod
+    def push_with_trace(
+        self, x: Tensor, context: Tensor | None, probes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """T(x) and the log-determinant as training may see it: a trace integrated along `probes` `(k, n, d)`."""
+
+    @abstractmethod
+    def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
+        """The x with T(x) = y to `tolerance` per row, with the error that was reached."""
+
+    @abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """Plain settings from which `block_from_config` builds a block of the same shape."""
+
+    def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
+        """T^-1(y), shape `(n, d)`."""
+        return self.invert(y, context, tolerance=tolerance).x
+
+    @property
+    def free(self) -> bool:
+        """Whether the step has no transport term (gamma infinite)."""
+        return math.isinf(self.gamma)
+
+    def step_doubling_error(self, x: Tensor, context: Tensor | None = None) -> float:
+        """Root mean square of T minus the same block at twice the solver steps; 0 where there is no solver."""
+        del x, context
+        return 0.0

@@ -1,0 +1,123 @@
+"""Settings of a fit: frozen, validated, plain names that registries resolve; an unknown key is an error."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from jkoflow.errors import InputError
+
+__all__ = ["CHOICES", "Settings"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "objective": ("auto", "jko", "end_to_end"),
+    "scheme": ("backward",),
+    "block": ("neural_ode",),
+    "velocity": ("mlp",),
+    "divergence": ("auto", "determinant", "exact", "hutchinson"),
+    "dtype": ("float32", "float64"),
+}
+"""What each named option may be; an option that is not built is not listed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of one fit, those of `JKOFlow` by the same names.
+
+    Arguments:
+        gamma: Step sizes: `"auto"`, a number (constant), or a table with `kind`; see `schedule`.
+        max_blocks: Most blocks.
+        objective: `"auto"` (regression start, proximal finish), `"jko"` (the proximal objective alone, as in the
+            paper) or `"end_to_end"` (all blocks at once on the likelihood).
+        scheme: How a step is split; `"backward"` is the JKO step.
+        block: Kind of block.
+        velocity: Kind of velocity network.
+        divergence: How training sees the log-determinant; scoring always uses the discrete map's determinant.
+        smoothing: None, a W2 distance `delta` in standardised units, or a table with `kind` and `time` or `delta`.
+        validation_fraction: Share of the rows that early stopping and choices look at.
+        holdout_fraction: Share of the rows that no part of the fit looks at.
+        budget: CPU-seconds for the fit; None for the documented limit in updates.
+        dtype: `"float32"` or `"float64"`.
+        device: `"auto"`, `"cpu"`, `"cuda"`, ...
+        seed: Seed of every source of randomness.
+    """
+
+    gamma: Any = "auto"
+    max_blocks: int = 16
+    objective: str = "auto"
+    scheme: str = "backward"
+    block: str = "neural_ode"
+    velocity: str = "mlp"
+    divergence: str = "auto"
+    smoothing: Any = None
+    validation_fraction: float = 0.1
+    holdout_fraction: float = 0.0
+    budget: float | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}: expected one of {list(known)}, got {getattr(self, name)!r}")
+        if not _is_integer(self.max_blocks) or self.max_blocks < 1:
+            raise InputError(f"max_blocks: expected a whole number >= 1, got {self.max_blocks!r}")
+        if not _is_integer(self.seed):
+            raise InputError(f"seed: expected a whole number, got {self.seed!r}")
+        for name in ("validation_fraction", "holdout_fraction"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < 1:
+                raise InputError(f"{name}: expected a share in [0, 1), got {value!r}")
+        if self.validation_fraction == 0 or self.validation_fraction + self.holdout_fraction > 0.9:
+            raise InputError(
+                "validation_fraction: expected > 0 and at most 0.9 together with holdout_fraction,"
+                f" got {self.validation_fraction} and {self.holdout_fraction}"
+            )
+        if self.budget is not None and (not _is_number(self.budget) or not self.budget > 0):
+            raise InputError(f"budget: expected CPU-seconds > 0 or None, got {self.budget!r}")
+        if not isinstance(self.device, str):
+            raise InputError(f"device: expected a name such as 'auto', 'cpu' or 'cuda', got {self.device!r}")
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any]) -> Settings:
+        """Settings from a mapping; a key that is not an option is refused.
+
+        Raises:
+            InputError: An unknown key or a value out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise InputError(f"settings: unknown option {unknown[0]!r}; known: {', '.join(known)}")
+        return cls(**options)
+
+    @classmethod
+    def from_toml(cls, path: Path, **overrides: Any) -> Settings:
+        """Settings from a TOML file, with `overrides` on top."""
+        try:
+            options = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as failure:
+            raise InputError(f"config: cannot read {path}: {failure.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+            raise InputError(f"config: {path} is not TOML: {failure}") from None
+        return cls.from_mapping({**options, **overrides})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them."""
+        return asdict(self)
+
+    def with_options(self, **options: Any) -> Settings:
+        """The same settings but for `options`."""
+        return replace(self, **options)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,23 @@
+"""Tables to reals: read a table, learn its columns, map its rows to standardised float64 and back.
+
+    file or frame → `read_table` → `Table` → `Schema.fit` → `Schema.encode` → z;   z → `decode` → `to_user`
+
+Source: the bijection is that of `jkoflow.data.schema`.
+"""
+
+from __future__ import annotations
+
+from jkoflow.data.files import check_output, hash_file, write_table
+from jkoflow.data.schema import Column, Schema
+from jkoflow.data.table import Table, TableSource, read_table
+
+__all__ = [
+    "Column",
+    "Schema",
+    "Table",
+    "TableSource",
+    "check_output",
+    "hash_file",
+    "read_table",
+    "write_table",
+]

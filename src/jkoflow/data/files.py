@@ -1,0 +1,275 @@
+"""Tables on the disk: one reader and one writer per suffix, without pickle, and a hash of what was read.
+
+A reader hands back what the file says, names and numbers; whether the numbers can be used is decided by
+`jkoflow.data.table`. A writer leaves either the old file or the whole new one, never a part of it.
+
+    text ↔ float64 without loss: the shortest decimal that reads back as the same double
+
+Source: Steele & White (1990), "How to print floating-point numbers accurately"; numpy.lib.format, version 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tokenize
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from jkoflow.errors import InputError
+from jkoflow.storage import shown, staged_file, validate_new_output
+
+__all__ = ["SUFFIXES", "RawTable", "check_output", "hash_file", "read_file", "write_table"]
+
+Array = npt.NDArray[Any]
+
+_DAMAGE = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, MemoryError, RuntimeError),
+    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What numpy, pandas and pyarrow raise for bytes that are not what the suffix says."""
+
+_NPZ_KEYS = ("x", "X", "data")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
+_EXACT: dict[str, Any] = {} if _PANDAS >= (3, 1) else {"float_precision": "round_trip"}
+"""From pandas 3.1 on the default reads every float64 to the last bit, and the option is deprecated."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawTable:
+    """What a file holds, before any check of the numbers.
+
+    Arguments:
+        content: A DataFrame or an array, of whatever type and shape.
+        names_columns: True where the file names its columns; a DataFrame then has those names.
+        notes: What the reader had to decide, one line each.
+    """
+
+    content: pd.DataFrame | Array
+    names_columns: bool
+    notes: tuple[str, ...] = ()
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal; `InputError` where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{shown(path)}: {_reason(error)}") from None
+
+
+def read_file(path: str | os.PathLike[str]) -> RawTable:
+    """Read a table by its suffix; `InputError` where it is missing, damaged, empty or of another kind."""
+    path = Path(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{shown(path)}: expected a table ending in {SUFFIXES}, got {_suffix(path)}")
+    _check_readable(path)
+    try:
+        return reader(path)
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(
+            f"{shown(path)}: {path.suffix} needs a package that is missing: {_reason(error)}"
+        ) from None
+    except _DAMAGE as error:
+        kind = path.suffix.lower()
+        raise InputError(
+            f"{shown(path)}: not a readable {kind} file, damaged or cut short ({_reason(error)})"
+        ) from None
+
+
+def _check_readable(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{shown(path)}: expected a file, got a folder")
+    if not path.exists():
+        raise InputError(f"{shown(path)}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{shown(path)}: the file is empty")
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of a library's message, the part of it that helps."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0]
+
+
+def _suffix(path: Path) -> str:
+    return repr(path.suffix) if path.suffix else "no suffix"
+
+
+# ── text ──
+
+
+def _read_text(path: Path) -> RawTable:
+    separator = _SEPARATORS[path.suffix.lower()]
+    common: dict[str, Any] = {"sep": separator, "skipinitialspace": True}
+    try:
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **common)
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{shown(path)}: the file is empty") from None
+    fields = [str(field).strip() for field in first.iloc[0]]
+    headed = _has_header(path, fields)
+    if headed:
+        _check_header(path, fields)
+    with warnings.catch_warnings():
+        # pandas drops the surplus of rows that are longer than the header, and only warns
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            frame = pd.read_csv(
+                path,
+                header=0 if headed else None,
+                names=list(range(len(fields))),
+                index_col=False,
+                low_memory=False,
+                **_EXACT,
+                **common,
+            )
+        except pd.errors.ParserWarning:
+            raise InputError(
+                f"{shown(path)}: the rows have more fields than the header's {len(fields)}; name every column"
+            ) from None
+    frame.columns = pd.Index(fields if headed else [f"x{place}" for place in frame.columns])
+    if headed:
+        return RawTable(frame, names_columns=True)
+    note = f"{shown(path)}: no header, the first line was read as a row"
+    return RawTable(frame, names_columns=False, notes=(note,))
+
+
+def _has_header(path: Path, fields: Sequence[str]) -> bool:
+    """A line of numbers is a row, unless it counts 0, 1, 2, … as pandas names the columns of an array."""
+    try:
+        numbers = [float(field) for field in fields]
+    except ValueError:
+        return True
+    counts = fields == [str(i) for i in range(len(fields))]
+    if counts and len(numbers) < 3:
+        raise InputError(
+            f"{shown(path)}: the first line, {', '.join(fields)}, may be a header or a row; name the columns"
+        )
+    return counts
+
+
+def _check_header(path: Path, fields: Sequence[str]) -> None:
+    if "" in fields:
+        place = fields.index("") + 1
+        raise InputError(
+            f"{shown(path)}: column {place} has no name; name it, or drop a row index (to_csv(index=False))"
+        )
+    if len(fields) == 1 and any(mark in fields[0] for mark in (";", "\t", "|", ",")):
+        raise InputError(
+            f"{shown(path)}: one column named {fields[0]!r}; separate .csv with commas, .tsv with tabs"
+        )
+
+
+# ── binary ──
+
+
+def _read_parquet(path: Path) -> RawTable:
+    return RawTable(pd.read_parquet(path), names_columns=True)
+
+
+def _read_npy(path: Path) -> RawTable:
+    # opened here, because numpy leaves a damaged archive open
+    with open(path, "rb") as file:
+        content = np.load(file, allow_pickle=False)
+    if not isinstance(content, np.ndarray):
+        raise InputError(f"{shown(path)}: this is an archive of several arrays; name it .npz")
+    return RawTable(content, names_columns=False)
+
+
+def _read_npz(path: Path) -> RawTable:
+    with open(path, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise InputError(f"{shown(path)}: this is a single array; name it .npy")
+        keys = list(archive.files)
+        wanted = keys if len(keys) == 1 else [key for key in _NPZ_KEYS if key in keys]
+        if not wanted:
+            raise InputError(
+                f"{shown(path)}: expected one array, or one named x, X or data, "
+                f"got {', '.join(keys) or 'none'}; save the table alone"
+            )
+        return RawTable(archive[wanted[0]], names_columns=False)
+
+
+_READERS: dict[str, Callable[[Path], RawTable]] = {
+    ".csv": _read_text,
+    ".tsv": _read_text,
+    ".parquet": _read_parquet,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+}
+SUFFIXES = ", ".join(_READERS)
+"""The suffixes that are read and written, as a message lists them."""
+
+
+# ── writing ──
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Refuse a file that `write_table` could not write, so that a caller can ask before it computes.
+
+    Raises:
+        InputError: The suffix is none of `SUFFIXES`, or the path is no place for a file.
+        RunFolderError: The file is there and `overwrite` is False, or its folder is not writable.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _READERS:
+        raise InputError(f"{shown(path)}: expected an output ending in {SUFFIXES}, got {_suffix(path)}")
+    return validate_new_output(path, overwrite=overwrite)
+
+
+def write_table(
+    path: str | os.PathLike[str],
+    values: npt.ArrayLike,
+    columns: Sequence[str],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write rows by suffix, whole or not at all; text holds every float64 to the last bit.
+
+    Arguments:
+        path: Ends in one of `SUFFIXES`; `.npz` stores the array as `x`.
+        values: Shape (n, d), or (n,) with one name in `columns`; `.npy` and `.npz` keep the shape (n,).
+        columns: d names; `.npy` and `.npz` have no place for them.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        InputError: As `check_output`, or the names do not fit the values.
+        RunFolderError: As `check_output`, or the file cannot be written (the disk is full).
+    """
+    check_output(path, overwrite=overwrite)
+    array = np.asarray(values, dtype=np.float64)
+    width = 1 if array.ndim == 1 else array.shape[-1]
+    if array.ndim not in (1, 2) or width != len(columns):
+        raise InputError(f"expected rows of {len(columns)} columns to write, got an array of {array.shape}")
+    with staged_file(path, overwrite=overwrite) as staged, open(staged, "wb") as file:
+        suffix = Path(path).suffix.lower()
+        if suffix == ".npy":
+            # through memory: numpy's own way to a file loses the system's reason when the disk is full
+            buffer = BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            file.write(buffer.getbuffer())
+        elif suffix == ".npz":
+            np.savez(file, x=array)
+        else:
+            frame = pd.DataFrame(array.reshape(-1, width), columns=pd.Index(list(columns)))
+            if suffix == ".parquet":
+                frame.to_parquet(file, index=False)
+            else:
+                frame.to_csv(file, sep=_SEPARATORS[suffix], index=False)

@@ -1,0 +1,175 @@
+r"""The fold itself: one proximal step after the other over the particles.
+
+    p_0 -> p_1 = (T_1)_# p_0 -> ... -> p_N = (T_N)_# p_{N-1},    flow = T_N o ... o T_1
+
+Each step sees only pushed particles; nothing is back-propagated through earlier blocks, and neither particles nor
+blocks of earlier steps stay in the working memory of the next. Knows no file: it yields states and information.
+
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 3.1, eq. (19)-(25).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jkoflow.blocks import Block
+from jkoflow.flow import Flow, push_block_with_log_det
+from jkoflow.laws import Law
+from jkoflow.objective import KLObjective
+from jkoflow.particles import Particles
+from jkoflow.proximal import BlockTrainer, Step, Stop
+from jkoflow.runtime import Runtime
+from jkoflow.schedule import Schedule
+
+__all__ = ["FitState", "StepInfo", "TakenStep", "initial_state", "proximal_fold", "take_block"]
+
+StepInfo = dict[str, Any]
+"""What a step did: one line of `steps.jsonl`; nothing reads it to train."""
+
+
+@dataclass(frozen=True)
+class FitState:
+    """What the next step depends on.
+
+    Arguments:
+        flow: T_n o ... o T_1.
+        train: Samples of p_n.
+        validation: Held-out samples of p_n.
+        log_det: Accumulated log-determinant of the held-out rows, shape `(n_validation,)`, nats, float64.
+        nll: Held-out NLL of the flow, nats, standardised units.
+        number: Steps taken, the dropped ones included.
+        moved: Mean distance moved by each finite step taken, standardised units.
+        finished: Whether the stop rule has ended the fit.
+    """
+
+    flow: Flow
+    train: Particles
+    validation: Particles
+    log_det: Tensor
+    nll: float
+    number: int = 0
+    moved: tuple[float, ...] = ()
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class TakenStep:
+    """A step as it is stored: the block, or None where it was dropped, and what the state needs of it."""
+
+    block: Block | None
+    info: StepInfo = field(default_factory=dict)
+
+
+def initial_state(base: Law, train: Particles, validation: Particles) -> FitState:
+    """The state before the first step: the empty flow."""
+    log_det = torch.zeros(len(validation), dtype=torch.float64, device=validation.x.device)
+    nll = -float(base.log_prob(validation.x.double()).mean())
+    return FitState(Flow(base), train, validation, log_det, nll)
+
+
+def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:
+    """The state after `block`, and its held-out loss terms, transport and NLL."""
+    before = state.validation
+    image, log_det = push_block_with_log_det(block, before)
+    accumulated = state.log_det + log_det.to(torch.float64)
+    nats = accumulated + state.flow.base.log_prob(image.double())
+    terms = KLObjective(state.flow.base, block.gamma).terms_of(before.x, image, log_det)
+    distance = (before.x - image).norm(dim=1)
+    size = runtime.mean(image.double().square().sum(dim=1))
+    nll = -runtime.mean(nats)
+    info: StepInfo = {
+        "gamma": None if block.free else block.gamma,
+        "potential_nats": float(terms.potential),
+        "neg_log_det_nats": float(terms.neg_log_det),
+        "transport_nats": float(terms.transport),
+        "held_out_nll_nats": nll,
+        "held_out_nll_se_nats": float(nats.std() / math.sqrt(len(nats))) if len(nats) > 1 else math.nan,
+        "transport": float(terms.moved),
+        "transport_ratio": float(terms.moved) / size,
+        "mean_distance": runtime.mean(distance),
+        "step_doubling_error": block.step_doubling_error(before.x, before.context),
+    }
+    moved = state.moved if block.free else (*state.moved, info["mean_distance"])
+    after = replace(
+        state,
+        flow=state.flow.then(block),
+        train=state.train.map(block.push),
+        validation=Particles(image, before.context),
+        log_det=accumulated,
+        nll=nll,
+        moved=moved,
+    )
+    return after, info
+
+
+def proximal_fold(
+    state: FitState,
+    *,
+    schedule: Schedule,
+    trainer: BlockTrainer,
+    runtime: Runtime,
+    keep_if_better: bool,
+    stop: Callable[[int], Stop] = lambda number: lambda phase, updates: False,
+    taken: Sequence[TakenStep] = (),
+    round_number: int = 0,
+) -> Iterator[tuple[FitState, TakenStep]]:
+    """Take the steps of `schedule`, yielding the state and the step after each.
+
+    Arguments:
+        state: Where to start; see `initial_state`.
+        schedule: Step sizes and stop rule.
+        trainer: How a block is trained.
+        runtime: Device, dtype, seed.
+        keep_if_better: Drop a block that does not lower the held-out NLL.
+        stop: For each step number, what a budget is asked at its checkpoints.
+        taken: Steps that an interrupted fit had finished; they are applied, not trained again.
+        round_number: Number of the whole fit, when step sizes are re-parametrised.
+    """
+    first = state.number
+    for index, gamma in enumerate(schedule.gammas):
+        number = first + index + 1
+        if index < len(taken):
+            done = taken[index]
+        else:
+            step = Step(
+                number,
+                gamma,
+                state.train,
+                state.validation,
+                state.flow.base,
+                runtime,
+                stop(number),
+                round_number,
+            )
+            block, record = trainer(step)
+            done = TakenStep(block, record)
+        state, done = _applied(state, done, number, runtime, keep_if_better, schedule.stop_ratio)
+        yield state, done
+        if state.finished:
+            return
+
+
+def _applied(
+    state: FitState,
+    done: TakenStep,
+    number: int,
+    runtime: Runtime,
+    keep_if_better: bool,
+    stop_ratio: float | None,
+) -> tuple[FitState, TakenStep]:
+    """The state after a step; a block that was dropped, now or before an interruption, leaves the flow as it was."""
+    if done.block is None:
+        return replace(state, number=number), done
+    after, info = take_block(state, done.block.requires_grad_(False), runtime)
+    kept = not keep_if_better or after.nll < state.nll
+    record = {**done.info, **info, "block": number, "kept": kept}
+    if not kept:
+        return replace(state, number=number), TakenStep(None, record)
+    ended = stop_ratio is not None and info["transport_ratio"] < stop_ratio
+    return replace(after, number=number, finished=ended), TakenStep(done.block, record)

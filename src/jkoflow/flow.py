@@ -1,0 +1,98 @@
+r"""A flow: the composition T_N o ... o T_1 of trained blocks, a value once it is made.
+
+    push = T_N o ... o T_1,   pull = its inverse,   log_det(x) = sum_n log|det dT_n(x_{n-1})|
+
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (38).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from jkoflow.blocks import Block, Inverse
+from jkoflow.laws import Law
+from jkoflow.particles import PUSH_ROWS, Particles
+
+__all__ = ["Flow", "push_block_with_log_det"]
+
+_TANGENT_ENTRIES = 2**22
+"""Most numbers carried as tangents at once: rows per chunk fall with d^2, so memory does not grow with d."""
+
+
+def push_block_with_log_det(block: Block, particles: Particles) -> tuple[Tensor, Tensor]:
+    """One block's image and log-determinant of many rows, in chunks that bound the memory of the tangents."""
+    size = max(1, min(PUSH_ROWS, _TANGENT_ENTRIES // (block.dim * max(block.dim, 64))))
+    with torch.no_grad():
+        parts = [block.push_with_log_det(part.x, part.context) for part in particles.chunks(size)]
+    if not parts:
+        return particles.x, particles.x.new_zeros(0)
+    return torch.cat([y for y, _ in parts]), torch.cat([log_det for _, log_det in parts])
+
+
+class Flow(nn.Module):
+    """T_N o ... o T_1 with the base law at its end.
+
+    Arguments:
+        base: q, the law of the pushed particles.
+        blocks: T_1, ..., T_N in the order of `push`.
+    """
+
+    def __init__(self, base: Law, blocks: Iterable[Block] = ()) -> None:
+        super().__init__()
+        self.base = base
+        self.blocks = nn.ModuleList(blocks)
+        self.requires_grad_(False)
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.base.dim
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[Block]:
+        yield from self.blocks  # type: ignore[misc]  # ModuleList is not generic
+
+    def then(self, block: Block) -> Flow:
+        """The flow that goes on with `block`; this one stays as it is."""
+        return Flow(self.base, [*self, block])
+
+    def truncated(self, n_blocks: int) -> Flow:
+        """The first `n_blocks` blocks alone."""
+        return Flow(self.base, list(self)[:n_blocks])
+
+    def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """T_N(...T_1(x)), shape `(n, d)`."""
+        particles = Particles(x, context)
+        for block in self:
+            particles = particles.map(block.push)
+        return particles.x
+
+    def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The image and the log-determinant of the whole map, nats, shapes `(n, d)` and `(n,)`."""
+        total = x.new_zeros(len(x), dtype=torch.float64)
+        particles = Particles(x, context)
+        for block in self:
+            y, log_det = push_block_with_log_det(block, particles)
+            particles, total = Particles(y, context), total + log_det.to(torch.float64)
+        return particles.x, total
+
+    def log_det(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`log|det d(T_N o ... o T_1)(x)|`, shape `(n,)`, nats, float64."""
+        return self.push_with_log_det(x, context)[1]
+
+    def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
+        """The inverse image, each block refined to `tolerance`; the error is the whole map's round trip."""
+        particles = Particles(y, context)
+        for block in reversed(list(self)):
+            particles = particles.map(lambda at, c, block=block: block.pull(at, c, tolerance=tolerance))
+        error = (self.push(particles.x, context) - y).norm(dim=1)
+        return Inverse(particles.x, error)
+
+    def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
+        """T_1^-1(...T_N^-1(y)), shape `(n, d)`."""
+        return self.invert(y, context, tolerance=tolerance).x

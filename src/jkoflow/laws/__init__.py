@@ -1,0 +1,70 @@
+"""Laws with known densities: the ends of a flow, and shapes whose KL to a model can be computed.
+
+    log q(x) = -V(x) - log Z
+
+`LAWS` names them, and `make_law` builds one by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from jkoflow.errors import InputError
+from jkoflow.laws.base import Entropy, Law
+from jkoflow.laws.checkerboard import Checkerboard
+from jkoflow.laws.mixture import GaussianMixture
+from jkoflow.laws.normal import StandardNormal
+from jkoflow.laws.quadratic import Gaussian
+from jkoflow.laws.rings import Rings
+from jkoflow.laws.rose import rose
+from jkoflow.laws.tree import tree
+
+__all__ = [
+    "LAWS",
+    "Checkerboard",
+    "Entropy",
+    "Gaussian",
+    "GaussianMixture",
+    "Law",
+    "Rings",
+    "StandardNormal",
+    "make_law",
+    "rose",
+    "tree",
+]
+
+LAWS: Mapping[str, Callable[..., Law]] = MappingProxyType(
+    {
+        "standard_normal": StandardNormal,
+        "gaussian": Gaussian,
+        "gaussian_mixture": GaussianMixture,
+        "checkerboard": Checkerboard,
+        "rings": Rings,
+        "rose": rose,
+        "tree": tree,
+    }
+)
+"""Every law of this package by name."""
+
+
+def make_law(name: str, **options: object) -> Law:
+    """Build a law by its name.
+
+    Arguments:
+        name: A key of `LAWS`.
+        options: The law's own arguments, such as `dim=2` for `"standard_normal"`.
+
+    Raises:
+        InputError: An unknown name, an option that this law does not have, or one that is missing.
+    """
+    if name not in LAWS:
+        raise InputError(f"law: expected one of {', '.join(sorted(LAWS))}, got {name!r}")
+    signature = inspect.signature(LAWS[name])
+    try:
+        signature.bind(**options)
+    except TypeError as mismatch:
+        expected = ", ".join(signature.parameters) or "no options"
+        raise InputError(f"law {name!r}: expected {expected}; {mismatch}") from None
+    return LAWS[name](**options)

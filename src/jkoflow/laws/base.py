@@ -1,0 +1,97 @@
+"""A law on R^d: its potential V and lambda, its density where it is normalised, and draws from it.
+
+    log q(x) = -V(x) - log Z,    Z = ∫ exp(-V),    ∇²V >= lambda I
+
+(theory: "Objects", from Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582.) A law is a value: it holds float64
+numbers on the CPU, and its methods cast them to the dtype and device of the points they are given.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from jkoflow.errors import InputError
+
+__all__ = ["Entropy", "Law", "check_points"]
+
+
+class Entropy(NamedTuple):
+    """Differential entropy -E log q in nats, with its standard error (0 where the value is exact)."""
+
+    value: float
+    se: float
+
+
+def check_points(x: Tensor, dim: int) -> None:
+    """Refuse points that are not floating point of shape `(..., dim)`.
+
+    Raises:
+        InputError: Another last dimension, or a dtype that is not real floating point.
+    """
+    if x.ndim == 0 or x.shape[-1] != dim:
+        raise InputError(f"points of a law: expected shape (..., {dim}), got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise InputError(f"points of a law: expected a floating-point dtype, got {x.dtype}; use x.double()")
+
+
+class Law(ABC):
+    """A probability law on R^d with a known density.
+
+    Subclasses are final frozen dataclasses: `dim`, `lam`, `log_normaliser`, `potential` and `sample`.
+
+    Attributes:
+        dim: Dimension d.
+    """
+
+    dim: int
+
+    @property
+    @abstractmethod
+    def lam(self) -> float | None:
+        """lambda > 0 with ∇²V >= lambda I everywhere; None where V is not strongly convex."""
+
+    @property
+    @abstractmethod
+    def log_normaliser(self) -> float:
+        """log Z = log ∫ exp(-V), in nats."""
+
+    @abstractmethod
+    def potential(self, x: Tensor) -> Tensor:
+        """V(x) in nats.
+
+        Arguments:
+            x: Points, shape `(..., d)`.
+
+        Returns:
+            V, shape `(...)`, dtype and device of x; differentiable in x.
+
+        Raises:
+            InputError: Points of another dimension, or not floating point.
+        """
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n independent rows, shape `(n, d)`, float64 on the CPU, from a CPU generator."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log q(x) = -V(x) - log Z in nats: shape `(..., d)` to `(...)`, dtype and device of x.
+
+        Raises:
+            InputError: Points of another dimension, or not floating point.
+        """
+        return -self.potential(x) - self.log_normaliser
+
+    def entropy(self, n: int, generator: torch.Generator) -> Entropy:
+        """-E log q in nats, from the mean over n draws; exact, without a draw, where a closed form is known.
+
+        Raises:
+            InputError: Fewer than 2 draws.
+        """
+        if n < 2:
+            raise InputError(f"n: expected at least 2 draws for an entropy and its standard error, got {n}")
+        values = -self.log_prob(self.sample(n, generator))
+        return Entropy(float(values.mean()), float(values.std() / n**0.5))

@@ -1,0 +1,61 @@
+"""The standard normal law, the usual base of a flow.
+
+    V(x) = |x|²/2,    log Z = (d/2) log 2π,    lambda = 1
+
+(theory: "Objects".)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jkoflow.errors import InputError
+from jkoflow.laws.base import Entropy, Law, check_points
+
+__all__ = ["StandardNormal"]
+
+
+@dataclass(frozen=True)
+class StandardNormal(Law):
+    """N(0, I) on R^d.
+
+    Arguments:
+        dim: Dimension d >= 1.
+
+    Raises:
+        InputError: A dimension below 1.
+    """
+
+    dim: int
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise InputError(f"dim: expected at least 1, got {self.dim}")
+
+    @property
+    def lam(self) -> float:
+        """lambda = 1."""
+        return 1.0
+
+    @property
+    def log_normaliser(self) -> float:
+        """log Z = (d/2) log 2π."""
+        return 0.5 * self.dim * math.log(2 * math.pi)
+
+    def potential(self, x: Tensor) -> Tensor:
+        """V(x) = |x|²/2."""
+        check_points(x, self.dim)
+        return 0.5 * x.square().sum(-1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n rows, shape `(n, d)`, float64."""
+        return torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+
+    def entropy(self, n: int, generator: torch.Generator) -> Entropy:
+        """(d/2)(1 + log 2π), exact."""
+        del n, generator
+        return Entropy(0.5 * self.dim * (1 + math.log(2 * math.pi)), 0.0)

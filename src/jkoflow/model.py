@@ -1,0 +1,208 @@
+r"""The deployable model: columns, flow and settings, as one value and as one folder.
+
+    log p(x) = log q_0(z) + log|dz/dx|,   z = (x - m)/s        (columns' bijection, then the flow)
+
+On the disk: `config.json`, `schema.json`, `model.safetensors`, `README.md`; no other format. Source: the change of
+variables under eq. (38) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from jkoflow.blocks import block_from_config
+from jkoflow.config import Settings
+from jkoflow.data import Schema, Table
+from jkoflow.errors import InputError, JKOFlowError, RunFolderError
+from jkoflow.flow import Flow
+from jkoflow.laws import StandardNormal
+from jkoflow.likelihood import log_prob
+from jkoflow.runtime import resolve_device, resolve_dtype
+from jkoflow.sampling import sample
+from jkoflow.storage import (
+    FORMAT,
+    read_json,
+    read_safetensors,
+    require_format,
+    shown,
+    staged_folder,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_safetensors,
+)
+
+__all__ = ["Model", "load_model", "save_model"]
+
+Reals = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted density on the user's table.
+
+    Arguments:
+        schema: The columns and their bijection.
+        flow: T_N o ... o T_1 on standardised rows.
+        settings: The options of the fit.
+        context_schema: The context's columns, or None.
+        facts: What the model card tells: rows, held-out NLL, smoothing.
+    """
+
+    schema: Schema
+    flow: Flow
+    settings: Settings
+    context_schema: Schema | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and device that the model computes in."""
+        return torch.empty(
+            0, dtype=resolve_dtype(self.settings.dtype), device=resolve_device(self.settings.device)
+        )
+
+    def log_prob(self, table: Table, context: Table | None = None) -> Reals:
+        """Log-density of each row, shape `(n,)`, nats in data units, float64; deterministic."""
+        z = torch.as_tensor(self.schema.encode(table)).to(self.like)
+        nats = log_prob(self.flow, z, self.encode_context(context, len(table)))
+        return np.asarray(nats.cpu().numpy() + self.schema.log_jacobian, dtype=np.float64)
+
+    def sample(self, n_rows: int, *, seed: int, context: Table | None = None) -> tuple[Reals, Reals]:
+        """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units."""
+        drawn = sample(
+            self.flow, n_rows, seed=seed, context=self.encode_context(context, n_rows), like=self.like
+        )
+        return self.schema.decode(drawn.x.double().cpu().numpy()), np.asarray(drawn.error.double().cpu().numpy())
+
+    def transform(self, table: Table, context: Table | None = None) -> Reals:
+        """The latent image of each row, shape `(n, d)`: standard normal where the model is right."""
+        z = torch.as_tensor(self.schema.encode(table)).to(self.like)
+        return np.asarray(
+            self.flow.push(z, self.encode_context(context, len(table))).double().cpu().numpy(), dtype=np.float64
+        )
+
+    def inverse_transform(self, latent: Reals, context: Table | None = None) -> Reals:
+        """The row in data units of each latent row, shape `(n, d)`."""
+        y = torch.as_tensor(np.asarray(latent, dtype=np.float64)).to(self.like)
+        x = self.flow.pull(y, self.encode_context(context, len(y)))
+        return self.schema.decode(x.double().cpu().numpy())
+
+    def encode_context(self, context: Table | None, n_rows: int) -> Tensor | None:
+        """Standardised context `(n, c)`; one row of context serves all rows.
+
+        Raises:
+            InputError: A context is given and not wanted, wanted and not given, or of other rows or columns.
+        """
+        if self.context_schema is None:
+            if context is not None:
+                raise InputError("context: this model was fitted without one; leave it out")
+            return None
+        if context is None:
+            raise InputError(
+                f"context: this model needs the columns {', '.join(self.context_schema.names)}; pass context="
+            )
+        if len(context) not in (1, n_rows):
+            raise InputError(f"context: expected 1 or {n_rows} rows, got {len(context)}")
+        encoded = torch.as_tensor(self.context_schema.encode(context)).to(self.like)
+        return encoded.expand(n_rows, -1)
+
+
+def save_model(model: Model, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write the model folder, whole or not at all.
+
+    Raises:
+        RunFolderError: The folder is already there, or cannot be written.
+    """
+    with staged_folder(folder, overwrite=overwrite) as staged:
+        tensors = {f"blocks.{i}.{k}": v for i, b in enumerate(model.flow) for k, v in b.state_dict().items()}
+        digest = write_safetensors(staged / "model.safetensors", tensors)
+        write_json_atomic(
+            staged / "config.json",
+            {
+                "format": FORMAT,
+                "jkoflow": version("jkoflow"),
+                "settings": model.settings.to_dict(),
+                "base": {"kind": "standard_normal", "dim": model.flow.dim},
+                "blocks": [block.to_config() for block in model.flow],
+                "facts": model.facts,
+                "model_sha256": digest,
+            },
+        )
+        context = None if model.context_schema is None else model.context_schema.to_dict()
+        write_json_atomic(
+            staged / "schema.json", {"format": FORMAT, "data": model.schema.to_dict(), "context": context}
+        )
+        write_bytes_atomic(staged / "README.md", _card(model).encode())
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Read a model folder, or the model of a run folder.
+
+    Raises:
+        RunFolderError: It is missing, damaged, or of a later format.
+    """
+    folder = Path(path)
+    if not (folder / "config.json").exists() and (folder / "model").is_dir():
+        folder = folder / "model"
+    if not folder.is_dir():
+        raise RunFolderError(f"{shown(path)}: no such model folder; jkoflow fit TABLE -o RUN makes one")
+    if not (folder / "config.json").exists():
+        raise RunFolderError(f"{shown(path)}: holds no model, config.json is missing; fit again")
+    config, schemas = read_json(folder / "config.json"), read_json(folder / "schema.json")
+    require_format(config.get("format"), folder / "config.json")
+    try:
+        tensors = read_safetensors(folder / "model.safetensors", sha256=config["model_sha256"])
+        settings = Settings.from_mapping(config["settings"])
+        dtype, device = resolve_dtype(settings.dtype), resolve_device(settings.device)
+        flow = Flow(StandardNormal(config["base"]["dim"]))
+        for number, block_config in enumerate(config["blocks"]):
+            block = block_from_config(block_config).to(dtype=dtype)
+            prefix = f"blocks.{number}."
+            block.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+            flow = flow.then(block.to(device))
+        context = schemas["context"]
+        return Model(
+            schema=Schema.from_dict(schemas["data"], path=str(folder / "schema.json")),
+            flow=flow,
+            settings=settings,
+            context_schema=None
+            if context is None
+            else Schema.from_dict(context, path=str(folder / "schema.json")),
+            facts=config["facts"],
+        )
+    except JKOFlowError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as failure:
+        reason = str(failure).splitlines()[0]
+        raise RunFolderError(f"{shown(folder)}: the model is damaged ({reason}); fit again") from None
+
+
+def _card(model: Model) -> str:
+    """The model card: what the folder is and how to use it."""
+    facts = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in model.facts.items())
+    columns = ", ".join(model.schema.names)
+    return f"""# A JKO flow of {model.schema.dim} columns
+
+Columns: {columns}
+
+{facts}
+
+`model.safetensors` holds {len(model.flow)} blocks, `config.json` their settings, `schema.json` the columns.
+
+```python
+from jkoflow import JKOFlow
+
+model = JKOFlow.load("this folder")
+rows = model.sample(100, random_state=0)
+log_density = model.score_samples(rows)  # nats, in the units of the table
+```
+"""

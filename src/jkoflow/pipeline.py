@@ -1,0 +1,295 @@
+r"""From a table to a model: split, columns, smoothing, the fold, and what the run folder keeps of it.
+
+    table -> rows -> p_0 -> (steps, each stored before the next begins) -> model
+
+Rows that are exact copies of each other stay on the same side of the split, so that no held-out row was trained
+on. Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 3.1; smoothing is section 5.1.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.covariance import ledoit_wolf
+from torch import Tensor
+
+from jkoflow.blocks import block_from_config
+from jkoflow.budget import Decisions
+from jkoflow.config import Settings
+from jkoflow.data import Schema, Table
+from jkoflow.errors import InputError
+from jkoflow.fit import FitState, TakenStep
+from jkoflow.flow import Flow
+from jkoflow.laws import Gaussian, StandardNormal
+from jkoflow.likelihood import log_prob
+from jkoflow.model import Model, save_model
+from jkoflow.particles import Particles
+from jkoflow.runs import RunFolder
+from jkoflow.runtime import Runtime, resolve_device, resolve_dtype
+from jkoflow.sampling import sample
+from jkoflow.schedule import check_gamma
+from jkoflow.smoothing import resolve_smoothing
+from jkoflow.training import train_flow
+
+__all__ = ["Fitted", "HeldOutRows", "Split", "describe", "encode_rows", "fit_table", "split_rows"]
+
+Progress = Callable[[dict[str, Any]], None]
+_ROUND_TRIP_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the table: trained on, looked at by choices, looked at by nothing."""
+
+    train: npt.NDArray[np.int64]
+    validation: npt.NDArray[np.int64]
+    holdout: npt.NDArray[np.int64]
+
+    def sizes(self) -> dict[str, int]:
+        """Rows of each part."""
+        return {"train": len(self.train), "validation": len(self.validation), "holdout": len(self.holdout)}
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Rows in standardised units as the fit saw its own: dequantised and smoothed with a named stream."""
+
+    x: Tensor
+    context: Tensor | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gives back.
+
+    Arguments:
+        model: The density.
+        steps: One record for each step, as in `steps.jsonl`.
+        results: The summary: held-out NLL beside a Gaussian's, round trip, CPU-seconds, notes.
+    """
+
+    model: Model
+    steps: list[dict[str, Any]]
+    results: dict[str, Any]
+
+
+def split_rows(table: Table, settings: Settings) -> Split:
+    """A seeded split in which exact copies of a row stay together."""
+    _, group = np.unique(table.values, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    n_groups = int(group.max()) + 1
+    generator = Runtime(settings.seed).stream("split")
+    rank = torch.randperm(n_groups, generator=generator).numpy()[group]
+    n_holdout = round(settings.holdout_fraction * n_groups)
+    n_validation = max(1, round(settings.validation_fraction * n_groups))
+    rows = np.argsort(rank, kind="stable")
+    ordered = rank[rows]
+    return Split(
+        train=rows[ordered >= n_holdout + n_validation],
+        validation=rows[(ordered >= n_holdout) & (ordered < n_holdout + n_validation)],
+        holdout=rows[ordered < n_holdout],
+    )
+
+
+def describe(table: Table, context: Table | None, settings: Settings, split: Split) -> dict[str, Any]:
+    """What `run.json` keeps to recognise the fit by: never the rows."""
+    return {
+        "settings": settings.to_dict(),
+        "seed": settings.seed,
+        "table": {"path": table.source, "sha256": table.sha256, "rows": len(table), "columns": list(table.columns)},
+        "context": None if context is None else {"sha256": context.sha256, "columns": list(context.columns)},
+        "split": {**split.sizes(), "rule": "seeded permutation of distinct rows; holdout, validation, train"},
+    }
+
+
+def encode_rows(
+    model: Model, table: Table, context: Table | None, *, stream: str, seed: int
+) -> HeldOutRows:
+    """Rows as the fit saw its own, with dequantisation and smoothing noise from the named stream."""
+    runtime = Runtime(seed)
+    z = torch.as_tensor(model.schema.encode(table, generator=runtime.stream("dequantisation " + stream)))
+    smoothing = resolve_smoothing(model.facts.get("smoothing"))
+    if smoothing is not None:
+        z = smoothing.perturb(z, runtime.stream("smoothing " + stream))
+    return HeldOutRows(z.to(model.like), model.encode_context(context, len(table)))
+
+
+def fit_table(
+    table: Table,
+    *,
+    settings: Settings,
+    context: Table | None = None,
+    run: RunFolder | None = None,
+    progress: Progress = lambda record: None,
+) -> Fitted:
+    """Fit a model to a table.
+
+    Arguments:
+        table: The rows.
+        settings: The options.
+        context: Columns to condition on, row by row; None for none.
+        run: An open run folder to keep the fit in, new or to be resumed; None for memory only.
+        progress: Called with each step's record.
+
+    Raises:
+        InputError: The table, the context or an option is refused.
+        NumericalError: A block could not be trained.
+        RunFolderError: The run folder cannot be written.
+    """
+    check_gamma(settings.gamma)
+    smoothing = resolve_smoothing(settings.smoothing)
+    device = resolve_device(settings.device)
+    runtime = Runtime(settings.seed, device, resolve_dtype(settings.dtype))
+    if context is not None and len(context) != len(table):
+        raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
+    Schema.fit(table)  # refuses a table that cannot be trained on before anything is split or written
+    split = split_rows(table, settings)
+    seen = np.concatenate([split.train, split.validation])
+    schema = Schema.fit(table.take(seen))
+    context_schema = None if context is None else Schema.fit(context.take(seen), role="context")
+
+    facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
+    if smoothing is not None:
+        raw = torch.as_tensor(schema.encode(table.take(split.train)))
+        fixed = smoothing.resolve(raw)
+        facts["smoothing"] = {"kind": fixed.kind, "time": fixed.time}
+    empty = _empty_model(schema, context_schema, settings, facts)
+    parts = {
+        name: _particles(empty, table, context, rows, name, settings.seed)
+        for name, rows in (("train", split.train), ("validation", split.validation))
+    }
+
+    taken, decisions = _begin(run, describe(table, context, settings, split), settings)
+    flow, steps = empty.flow, []
+    for state, step in train_flow(
+        parts["train"],
+        parts["validation"],
+        settings=settings,
+        runtime=runtime,
+        decisions=decisions,
+        taken=taken,
+    ):
+        flow = state.flow
+        record = _record(state, step, schema, decisions)
+        steps.append(record)
+        if run is not None and len(steps) > len(taken):
+            run.write_checkpoint(
+                len(steps), _tensors(step), {"info": record, "config": _config(step)}, record=record
+            )
+        progress(record)
+
+    model = Model(schema, flow, settings, context_schema, facts)
+    results = {
+        **_held_out_results(model, table, context, split),
+        "round_trip_error": _round_trip(model, context),
+        "blocks": len(flow),
+        "cpu_seconds": decisions.used(),
+        "notes": list(schema.notes),
+    }
+    summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
+    model = Model(schema, flow, settings, context_schema, {**facts, **summary})
+    if run is not None:
+        save_model(model, run.model, overwrite=True)
+        run.finish(results)
+    return Fitted(model, steps, results)
+
+
+def _empty_model(
+    schema: Schema, context_schema: Schema | None, settings: Settings, facts: dict[str, Any]
+) -> Model:
+    return Model(schema, Flow(StandardNormal(schema.dim)), settings, context_schema, facts)
+
+
+def _particles(
+    model: Model, table: Table, context: Table | None, rows: npt.NDArray[np.int64], name: str, seed: int
+) -> Particles:
+    encoded = encode_rows(
+        model, table.take(rows), None if context is None else context.take(rows), stream=name, seed=seed
+    )
+    return Particles(encoded.x, encoded.context)
+
+
+def _begin(
+    run: RunFolder | None, description: dict[str, Any], settings: Settings
+) -> tuple[list[TakenStep], Decisions]:
+    """Start or resume the run folder; what was done so far, and the log of decisions."""
+    if run is None:
+        return [], Decisions(settings.budget)
+    if run.is_new:
+        run.start(description)
+        return [], Decisions(settings.budget, record=run.append_record)
+    run.require_same(description)
+    run.resume()
+    taken = [_taken(tensors, meta) for tensors, meta in run.read_checkpoints()]
+    decided = [record for record in run.read_records() if record.get("kind") == "decision"]
+    spent = float(taken[-1].info.get("cpu_seconds") or 0.0) if taken else 0.0
+    return taken, Decisions(settings.budget, recorded=decided, record=run.append_record, spent=spent)
+
+
+def _taken(tensors: dict[str, Tensor], meta: dict[str, Any]) -> TakenStep:
+    if meta["config"] is None:
+        return TakenStep(None, meta["info"])
+    block = block_from_config(meta["config"])
+    some = next(value for value in tensors.values() if value.is_floating_point())
+    block = block.to(dtype=some.dtype)
+    block.load_state_dict(tensors)
+    return TakenStep(block, meta["info"])
+
+
+def _record(state: FitState, step: TakenStep, schema: Schema, decisions: Decisions) -> dict[str, Any]:
+    """The step's line of `steps.jsonl`."""
+    info = {"kind": "step", **step.info, "cpu_seconds": decisions.used()}
+    info["held_out_nll_data_nats"] = state.nll - schema.log_jacobian
+    config = _config(step)
+    info["block_type"] = None if config is None else config["kind"]
+    info["integration_steps"] = None if config is None else config.get("steps")
+    return info
+
+
+def _config(step: TakenStep) -> dict[str, Any] | None:
+    return None if step.block is None else step.block.to_config()
+
+
+def _tensors(step: TakenStep) -> dict[str, Tensor]:
+    return {} if step.block is None else dict(step.block.state_dict())
+
+
+def _held_out_results(
+    model: Model, table: Table, context: Table | None, split: Split
+) -> dict[str, Any]:
+    """NLL on rows that the fit did not train on, beside a shrinkage-covariance Gaussian of the same rows."""
+    name = "holdout" if len(split.holdout) else "validation"
+    rows = split.holdout if len(split.holdout) else split.validation
+    held_out = _particles(model, table, context, rows, name, model.settings.seed)
+    train = _particles(model, table, context, split.train, "train", model.settings.seed)
+    ours = -(log_prob(model.flow, held_out.x, held_out.context) + model.schema.log_jacobian)
+    x = train.x.double().cpu()
+    gaussian = Gaussian(x.mean(dim=0), torch.as_tensor(ledoit_wolf(x.numpy())[0]))
+    theirs = -(gaussian.log_prob(held_out.x.double().cpu()) + model.schema.log_jacobian)
+    return {
+        "held_out_on": name,
+        "held_out_rows": len(rows),
+        "held_out_nll_nats": float(ours.mean()),
+        "held_out_nll_se_nats": _standard_error(ours),
+        "gaussian_nll_nats": float(theirs.mean()),
+        "gaussian_nll_se_nats": _standard_error(theirs),
+        "gaussian_minus_ours_nats": float((theirs - ours.cpu()).mean()),
+        "gaussian_minus_ours_se_nats": _standard_error(theirs - ours.cpu()),
+    }
+
+
+def _standard_error(nats: Tensor) -> float:
+    return float(nats.std() / math.sqrt(len(nats))) if len(nats) > 1 else math.nan
+
+
+def _round_trip(model: Model, context: Table | None) -> dict[str, float]:
+    """Median and largest round-trip error of a few samples, standardised units."""
+    row = None if context is None else model.encode_context(context.take(slice(0, 1)), _ROUND_TRIP_ROWS)
+    drawn = sample(model.flow, _ROUND_TRIP_ROWS, seed=model.settings.seed, context=row, like=model.like)
+    return {"median": float(drawn.error.median()), "largest": float(drawn.error.max())}

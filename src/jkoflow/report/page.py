@@ -1,0 +1,225 @@
+"""The page: numbers as text, figures as data URIs, one template; it loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from jkoflow.report.contents import HeldOut, ReportData
+from jkoflow.report.drawing import GENERATED, REAL
+from jkoflow.report.normality import Normality, measure_normality
+from jkoflow.report.samples import draw_chi2, draw_histograms, draw_images, draw_pairs, draw_qq
+from jkoflow.report.training import draw_nll, draw_terms, draw_transport, path_length
+
+__all__ = ["Card", "render_report"]
+
+MAX_MARGINALS = 16
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One number of the summary, with what it means."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+def format_number(value: object, *, digits: int = 4) -> str:
+    """A number to `digits` significant ones, with a true minus sign; None and NaN as a dash."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return f"{int(value):,}".replace("-", "−")
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        text = f"{number:#,.{digits}g}" if abs(number) < 1e5 else f"{number:.{digits - 1}e}"
+        return MISSING if math.isnan(number) else text.removesuffix(".").replace("-", "−")
+    return str(value)
+
+
+def format_fixed(value: float | None, decimals: int = 2) -> str:
+    """A number to so many decimals, with a true minus sign."""
+    if value is None or math.isnan(value):
+        return MISSING
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def format_setting(value: object) -> str:
+    """A setting or a version as one line."""
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return "none" if value is None else str(value)
+
+
+def _likelihood_cards(held_out: HeldOut) -> list[Card]:
+    cards = [
+        Card("Held-out NLL", format_fixed(held_out.nll), f"± {format_fixed(held_out.se)} · {held_out.unit}")
+    ]
+    if held_out.gaussian_nll is not None and held_out.gain is not None:
+        better = "better than" if held_out.gain >= 0 else "worse than"
+        cards += [
+            Card(
+                "Gaussian's NLL",
+                format_fixed(held_out.gaussian_nll),
+                f"± {format_fixed(held_out.gaussian_se)} · shrinkage covariance, same rows",
+            ),
+            Card(
+                "Difference",
+                format_fixed(abs(held_out.gain)),
+                f"± {format_fixed(held_out.gain_se)} · nats {better} the Gaussian",
+            ),
+        ]
+    return cards
+
+
+def summary_cards(data: ReportData) -> list[Card]:
+    """The numbers at the top of the page."""
+    cards = [] if data.held_out is None else _likelihood_cards(data.held_out)
+    cards.append(Card("Table", f"{data.n_rows:,} × {len(data.columns):,}", "rows × columns"))
+    if data.blocks:
+        kept = [block for block in data.blocks if block.get("kept", True)]
+        seconds = sum(block.get("cpu_seconds") or 0.0 for block in data.blocks)
+        cards += [
+            Card(
+                "Blocks",
+                f"{len(kept):,}",
+                f"{len(data.blocks):,} trained · {format_number(seconds, digits=3)} CPU-s",
+            ),
+            Card(
+                "Path length",
+                format_fixed(path_length(data.blocks)),
+                "Σ root-mean-square movement, standardised",
+            ),
+        ]
+    return cards
+
+
+def block_rows(data: ReportData) -> list[dict[str, str]]:
+    """The table of blocks as text."""
+    return [
+        {
+            "block": format_number(block.get("block")),
+            "type": str(block.get("block_type", MISSING)).replace("_", " "),
+            "gamma": "free" if block.get("gamma") is None else format_number(block["gamma"], digits=3),
+            "steps": format_number(block.get("integration_steps")),
+            "updates": _format_updates(block.get("updates")),
+            "finished": str(block.get("finished_on", MISSING)).replace("_", " "),
+            "nll": format_fixed(block.get("held_out_nll_nats"), 3),
+            "nll_data": format_fixed(block.get("held_out_nll_data_nats"), 3),
+            "movement": format_number(math.sqrt(max(block.get("transport") or 0.0, 0.0)), digits=3),
+            "doubling": format_number(block.get("step_doubling_error"), digits=2),
+            "kept": format_number(block.get("kept", True)),
+            "retries": format_number(block.get("retries", 0)),
+            "seconds": format_number(block.get("cpu_seconds"), digits=3),
+        }
+        for block in data.blocks
+    ]
+
+
+def _format_updates(updates: object) -> str:
+    if isinstance(updates, Mapping):
+        return " + ".join(
+            f"{format_number(count)} {str(name).replace('_', ' ')}" for name, count in updates.items()
+        )
+    return format_number(updates)
+
+
+def format_decision(record: Mapping[str, Any]) -> str:
+    """A decision as one line: the block, what was decided, then whatever else was recorded."""
+    rest = {name: value for name, value in record.items() if name not in {"format", "kind", "block", "what"}}
+    details = ", ".join(f"{name.replace('_', ' ')} {format_setting(value)}" for name, value in rest.items())
+    block = f"Block {record['block']}: " if record.get("block") is not None else ""
+    return f"{block}{record.get('what', 'decided')}{f' ({details})' if details else ''}"
+
+
+def marginal_rows(data: ReportData) -> list[tuple[str, ...]]:
+    """Column, means (real, generated) and standard deviations (real, generated) of the first columns."""
+    return [
+        (
+            data.columns[column],
+            *(
+                format_number(float(statistic(rows[:, column])))
+                for statistic in (np.mean, np.std)
+                for rows in (data.real, data.generated)
+            ),
+        )
+        for column in range(min(len(data.columns), MAX_MARGINALS))
+    ]
+
+
+def _finite(data: ReportData) -> ReportData:
+    """The same without rows that are not finite, each kind of them told in a note."""
+    changes: dict[str, Any] = {}
+    notes = list(data.notes)
+    for name, what in (("real", "Real"), ("generated", "Generated"), ("latent", "Pushed")):
+        rows = getattr(data, name)
+        if rows is None:
+            continue
+        finite = np.isfinite(rows).all(axis=1)
+        changes[name] = np.asarray(rows, dtype=np.float64)[finite]
+        if not finite.all():
+            notes.append(
+                f"{what} rows that are not finite, left out of this page: {np.count_nonzero(~finite):,}."
+            )
+    return replace(data, **changes, notes=tuple(notes))
+
+
+def _figures(data: ReportData) -> dict[str, str]:
+    figures = {}
+    if len(data.real) and len(data.generated):
+        if data.image_shape is not None:
+            for name, rows, color in (("real", data.real, REAL), ("generated", data.generated, GENERATED)):
+                figures[f"images_{name}"] = draw_images(rows, data.image_shape, like=data.real, color=color)
+        else:
+            figures["histograms"] = draw_histograms(data.real, data.generated, data.columns)
+            if len(data.columns) > 1:
+                figures["pairs"] = draw_pairs(data.real, data.generated, data.columns)
+    if data.blocks:
+        figures["nll"] = draw_nll(data.blocks, data.held_out)
+        figures["terms"] = draw_terms(data.blocks)
+        figures["transport"] = draw_transport(data.blocks)
+    if data.latent is not None and len(data.latent) > 1:
+        figures["qq"] = draw_qq(data.latent)
+        figures["chi2"] = draw_chi2(data.latent)
+    return figures
+
+
+def _normality(data: ReportData) -> Normality | None:
+    return None if data.latent is None or len(data.latent) < 2 else measure_normality(data.latent)
+
+
+def render_report(data: ReportData) -> str:
+    """Return the whole page as one HTML text that refers to nothing outside itself.
+
+    The same data gives the same text.
+    """
+    data = _finite(data)
+    environment = Environment(
+        loader=PackageLoader("jkoflow.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": format_number, "fixed": format_fixed, "setting": format_setting}
+    return environment.get_template("page.html.j2").render(
+        data=data,
+        cards=summary_cards(data),
+        figures=_figures(data),
+        blocks=block_rows(data),
+        decisions=[format_decision(record) for record in data.decisions],
+        marginals=marginal_rows(data) if len(data.real) and len(data.generated) else [],
+        normality=_normality(data),
+        real_color=REAL,
+        generated_color=GENERATED,
+    )

@@ -1,0 +1,14 @@
+"""The run folder: atomic, locked, resumable, pickle-free.
+
+    RUN/{run.json, environment.json, steps.jsonl, checkpoints/, model/}
+
+Source: the file contract of the architecture.
+"""
+
+from __future__ import annotations
+
+from jkoflow.runs.environment import environment, environment_changes
+from jkoflow.runs.folder import RunFolder, Status
+from jkoflow.runs.opening import Mode
+
+__all__ = ["Mode", "RunFolder", "Status", "environment", "environment_changes"]

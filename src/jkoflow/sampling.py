@@ -1,0 +1,60 @@
+r"""The reverse process: base noise pulled through the blocks, T_1^-1 o ... o T_N^-1.
+
+    q_N = q,   q_{n-1} = (T_n^{-1})_# q_n                                   (eq. 23)
+
+Rows are always pulled 1,024 at a time, the last block padded to full size, so that row i is the same numbers
+whatever the number of rows, to the last bit. Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (23), (31).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jkoflow.blocks import Inverse
+from jkoflow.errors import InputError
+from jkoflow.flow import Flow
+from jkoflow.runtime import BASE_NOISE_ROWS, base_noise
+
+__all__ = ["sample"]
+
+
+@torch.no_grad()
+def sample(
+    flow: Flow,
+    n_rows: int,
+    *,
+    seed: int,
+    context: Tensor | None = None,
+    tolerance: float | None = None,
+    like: Tensor,
+) -> Inverse:
+    """Draw from q_0 in standardised units.
+
+    Arguments:
+        flow: The trained flow, with a standard normal base.
+        n_rows: How many rows.
+        seed: Seed of the base noise.
+        context: Shape `(n_rows, c)`, or None.
+        tolerance: Round-trip error asked of each block's inverse, standardised units.
+        like: A tensor with the device and dtype to compute in.
+
+    Returns:
+        The rows `(n_rows, d)` and the round-trip error of each under the whole map.
+    """
+    if n_rows < 1:
+        raise InputError(f"n_samples: expected at least 1, got {n_rows}")
+    parts: list[Inverse] = []
+    for start in range(0, n_rows, BASE_NOISE_ROWS):
+        noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=start // BASE_NOISE_ROWS).to(like)
+        part = None if context is None else _padded(context[start : start + BASE_NOISE_ROWS])
+        parts.append(flow.invert(noise, part, tolerance=tolerance))
+    return Inverse(
+        torch.cat([part.x for part in parts])[:n_rows], torch.cat([part.error for part in parts])[:n_rows]
+    )
+
+
+def _padded(context: Tensor) -> Tensor:
+    """Full 1,024 rows: the last row repeated as often as needed."""
+    missing = BASE_NOISE_ROWS - len(context)
+    return torch.cat([context, context[-1:].expand(missing, -1)]) if missing else context

@@ -1,0 +1,190 @@
+r"""Step sizes gamma_1, ..., gamma_N: constant, geometric, adaptive, or from the data's finest scale.
+
+    constant    gamma_n = gamma
+    geometric   gamma_n = min(first growth^{n-1}, cap)
+    adaptive    gamma_n <- min(gamma_n + eta (S gamma_n / S_n - gamma_n), cap), S_n the mean distance moved in
+                step n and S their mean, after each whole fit
+    stop        when E|x - T_n x|^2 / E|T_n x|^2 < stop_ratio
+    free step   gamma = infinity, no transport term
+
+Re-parametrisation and stop rule: Xu, Cheng & Xie (2023), "Normalizing flow neural networks by JKO scheme",
+arXiv 2212.14424. Small first steps that grow from the data's finest scale are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from jkoflow.errors import InputError
+from jkoflow.particles import Particles
+
+__all__ = ["Schedule", "finest_scale", "reparametrise", "resolve_schedule"]
+
+PUBLISHED_STOP_RATIO = 0.01
+_PUBLISHED_ETA = 0.5
+_LARGEST_GAMMA = 1.0
+_SMALLEST_ANGLE, _LARGEST_ANGLE = 0.02, 0.25
+_GROWTH = 3.0
+_SCALE_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The step sizes of one fit.
+
+    Arguments:
+        gammas: Step sizes in order; infinity for a free step.
+        stop_ratio: Stop when a step's mean square move falls below this share of E|T_n x|^2; None for never.
+        rounds: Whole fits; after each but the last, the finite step sizes are re-parametrised.
+        eta: Step of the re-parametrisation.
+        cap: Largest step size of the re-parametrisation.
+    """
+
+    gammas: tuple[float, ...]
+    stop_ratio: float | None = None
+    rounds: int = 1
+    eta: float = _PUBLISHED_ETA
+    cap: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not self.gammas or any(not gamma > 0 for gamma in self.gammas):
+            raise InputError(f"gamma: expected step sizes > 0, got {self.gammas}")
+
+    def reparametrised(self, moved: Sequence[float]) -> Schedule:
+        """The schedule of the next round, given the mean distance moved by each of the finite steps taken."""
+        finite = [gamma for gamma in self.gammas if math.isfinite(gamma)]
+        free = tuple(gamma for gamma in self.gammas if math.isinf(gamma))
+        gammas = reparametrise(finite[: len(moved)], moved, eta=self.eta, cap=self.cap)
+        return Schedule((*gammas, *free), self.stop_ratio, self.rounds - 1, self.eta, self.cap)
+
+
+def reparametrise(
+    gammas: Sequence[float], moved: Sequence[float], *, eta: float = _PUBLISHED_ETA, cap: float = math.inf
+) -> tuple[float, ...]:
+    """One published re-parametrisation: step sizes that bring the distances moved closer to their mean.
+
+    Arguments:
+        gammas: Step sizes of the steps that were taken.
+        moved: S_n, the mean distance each moved its particles, standardised units.
+        eta: How far to go, 0 to 1.
+        cap: Largest step size allowed.
+    """
+    mean = sum(moved) / len(moved)
+    return tuple(
+        min(gamma + eta * (mean * gamma / distance - gamma), cap)
+        for gamma, distance in zip(gammas, moved, strict=True)
+    )
+
+
+def finest_scale(particles: Particles, generator: torch.Generator) -> float:
+    r"""The smallest length at which the particles show structure that n rows can resolve, standardised units.
+
+    The smaller of the least standard deviation in any direction and the median distance to the nearest
+    neighbour over sqrt(2 d): the spread per coordinate of a law whose samples lie that close.
+    """
+    part = particles.draw(_SCALE_ROWS, generator) if len(particles) > _SCALE_ROWS else particles
+    x = part.x.double()
+    least = float(torch.linalg.eigvalsh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))[0].clamp_min(0).sqrt())
+    distances = torch.cdist(x[:_SCALE_ROWS], particles.x[:_SCALE_ROWS].double())
+    positive = torch.where(distances > 0, distances, torch.full_like(distances, math.inf))
+    return min(least, float(positive.min(dim=1).values.median()) / math.sqrt(2 * x.shape[1]))
+
+
+def geometric(first: float, growth: float, cap: float, n_blocks: int, *, free_last: bool) -> tuple[float, ...]:
+    """`n_blocks` step sizes, the last one free if asked."""
+    n_finite = n_blocks - 1 if free_last else n_blocks
+    return (*(min(first * growth**n, cap) for n in range(n_finite)), *((math.inf,) if free_last else ()))
+
+
+def from_finest_scale(scale: float, max_blocks: int) -> Schedule:
+    """The automatic schedule: the first step diffuses by the finest scale, each next one grows by sqrt(3) in
+    length, until gamma reaches 1; then one free step. With fewer blocks the growth is larger, not the reach less.
+    """
+    angle = min(max(scale, _SMALLEST_ANGLE), _LARGEST_ANGLE)
+    first = math.tan(angle) ** 2
+    n_finite = 1 + math.ceil(math.log(_LARGEST_GAMMA / first) / math.log(_GROWTH))
+    if max_blocks == 1:
+        return Schedule((math.inf,))
+    n_finite = min(n_finite, max_blocks - 1)
+    growth = (_LARGEST_GAMMA / first) ** (1 / (n_finite - 1)) if n_finite > 1 else 1.0
+    return Schedule(geometric(first, growth, _LARGEST_GAMMA, n_finite + 1, free_last=True))
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "constant": {"value": None, "stop_ratio": PUBLISHED_STOP_RATIO, "free_last": False},
+    "geometric": {
+        "first": 0.25,
+        "growth": 1.4,
+        "cap": math.inf,
+        "stop_ratio": PUBLISHED_STOP_RATIO,
+        "free_last": False,
+    },
+    "adaptive": {
+        "first": 0.25,
+        "growth": 1.4,
+        "cap": 3.0,
+        "eta": _PUBLISHED_ETA,
+        "rounds": 2,
+        "stop_ratio": PUBLISHED_STOP_RATIO,
+        "free_last": False,
+    },
+}
+
+
+def check_gamma(gamma: object) -> None:
+    """Refuse a `gamma` option that `resolve_schedule` could not read.
+
+    Raises:
+        InputError: An unknown kind, an unknown key, or a step size that is not > 0.
+    """
+    if gamma != "auto":
+        resolve_schedule(gamma, max_blocks=2, particles=None, generator=None)
+
+
+def resolve_schedule(
+    gamma: object, *, max_blocks: int, particles: Particles | None, generator: torch.Generator | None
+) -> Schedule:
+    """The schedule that the option `gamma` names.
+
+    Arguments:
+        gamma: `"auto"`; a number (constant); or a table with `kind` of `"constant"`, `"geometric"` or
+            `"adaptive"` and that kind's keys.
+        max_blocks: Most blocks, the free one included.
+        particles: Samples of p_0, for `"auto"`.
+        generator: Source of the rows that `"auto"` looks at.
+    """
+    if gamma == "auto":
+        if particles is None or generator is None:
+            raise InputError("gamma: 'auto' needs the particles that it is chosen from")
+        return from_finest_scale(finest_scale(particles, generator), max_blocks)
+    if isinstance(gamma, (int, float)) and not isinstance(gamma, bool):
+        gamma = {"kind": "constant", "value": float(gamma)}
+    if not isinstance(gamma, dict) or gamma.get("kind") not in _OPTIONS:
+        raise InputError(
+            f"gamma: expected 'auto', a number > 0, or a table with kind of {sorted(_OPTIONS)}, got {gamma!r}"
+        )
+    kind = gamma["kind"]
+    unknown = set(gamma) - {"kind"} - set(_OPTIONS[kind])
+    if unknown:
+        raise InputError(f"gamma: unknown keys {sorted(unknown)} for {kind!r}; known: {sorted(_OPTIONS[kind])}")
+    given = {**_OPTIONS[kind], **{key: value for key, value in gamma.items() if key != "kind"}}
+    for key in ("value", "first", "growth", "cap", "eta"):
+        if key in given and not (isinstance(given[key], (int, float)) and given[key] > 0):
+            raise InputError(f"gamma: expected {key} > 0, got {given[key]!r}")
+    if kind == "constant":
+        given |= {"first": given["value"], "growth": 1.0, "cap": math.inf}
+    gammas = geometric(
+        given["first"], given["growth"], given["cap"], max_blocks, free_last=given["free_last"]
+    )
+    return Schedule(
+        gammas,
+        stop_ratio=given["stop_ratio"],
+        rounds=given.get("rounds", 1),
+        eta=given.get("eta", _PUBLISHED_ETA),
+        cap=given["cap"],
+    )

@@ -1,0 +1,66 @@
+"""Files on a disk that may be full, shared, or cut off at any time: whole or absent, strict, without pickle.
+
+    write(file) = write(temporary file beside it) ; fsync ; rename onto file ; fsync(folder)
+
+Source: POSIX.1-2017, rename(); RFC 8259 (JSON); the safetensors format, version 0.4.
+"""
+
+from __future__ import annotations
+
+from jkoflow.storage.files import (
+    RESTORE,
+    TEMPORARY_PREFIX,
+    already_there,
+    read_bytes,
+    read_error,
+    shown,
+    staged_file,
+    sync_folder,
+    validate_new_output,
+    write_bytes_atomic,
+    write_error,
+    writing,
+)
+from jkoflow.storage.folders import recover_folder, staged_folder
+from jkoflow.storage.lock import FolderLock
+from jkoflow.storage.records import (
+    FORMAT,
+    append_jsonl,
+    encode_json,
+    read_json,
+    read_jsonl,
+    require_format,
+    to_json,
+    write_json_atomic,
+    write_jsonl_atomic,
+)
+from jkoflow.storage.tensors import read_safetensors, write_safetensors
+
+__all__ = [
+    "FORMAT",
+    "RESTORE",
+    "TEMPORARY_PREFIX",
+    "FolderLock",
+    "already_there",
+    "append_jsonl",
+    "encode_json",
+    "read_bytes",
+    "read_error",
+    "read_json",
+    "read_jsonl",
+    "read_safetensors",
+    "recover_folder",
+    "require_format",
+    "shown",
+    "staged_file",
+    "staged_folder",
+    "sync_folder",
+    "to_json",
+    "validate_new_output",
+    "write_bytes_atomic",
+    "write_error",
+    "write_json_atomic",
+    "write_jsonl_atomic",
+    "write_safetensors",
+    "writing",
+]

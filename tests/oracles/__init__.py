@@ -1,0 +1,1 @@
+"""What the tests compare against: registries of everything, and independent computations."""

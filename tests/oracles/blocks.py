@@ -1,0 +1,146 @@
+"""Every kind of block with random weights that are far from the identity and still invertible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
+from jkoflow.velocity import MLPVelocity
+
+__all__ = [
+    "BLOCKS",
+    "DTYPES",
+    "autodiff_log_det",
+    "coarse_block",
+    "context_for",
+    "generator",
+    "make_block",
+    "make_velocity",
+    "points",
+]
+
+DTYPES = (torch.float32, torch.float64)
+CONTEXT_DIM = 3
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    """A source of randomness that belongs to the caller."""
+    return torch.Generator().manual_seed(seed)
+
+
+def points(n: int, dim: int, dtype: torch.dtype = torch.float64, *, seed: int = 7) -> Tensor:
+    """Where blocks are tried: N(0.3, 1.2^2) in each coordinate, shape `(n, dim)`."""
+    return (torch.randn(n, dim, generator=generator(seed), dtype=torch.float64) * 1.2 + 0.3).to(dtype)
+
+
+def context_for(block: Block, n: int, dtype: torch.dtype, *, seed: int = 8) -> Tensor | None:
+    """Context rows where the block takes a context, else None."""
+    context_dim = getattr(getattr(block, "velocity", None), "context_dim", 0)
+    if context_dim == 0:
+        return None
+    return torch.randn(n, context_dim, generator=generator(seed), dtype=torch.float64).to(dtype)
+
+
+def make_velocity(
+    dim: int,
+    dtype: torch.dtype = torch.float64,
+    *,
+    context_dim: int = 0,
+    strength: float = 0.8,
+    radius: float = math.inf,
+    seed: int = 0,
+    width: int = 16,
+    frequency_scale: float = 0.5,
+) -> MLPVelocity:
+    """A small network with a random last layer: a velocity of root mean square about `strength` per coordinate."""
+    source = generator(seed)
+    field = MLPVelocity(
+        dim=dim,
+        context_dim=context_dim,
+        width=width,
+        depth=2,
+        n_frequencies=6,
+        frequency_scale=frequency_scale,
+        generator=source,
+    ).to(dtype)
+    with torch.no_grad():
+        for layer in field.hidden:
+            layer.weight.mul_(2)  # torch's default weights leave a field that hardly varies
+        field.out.weight.normal_(generator=source)
+        field.out.bias.normal_(std=0.1, generator=source)
+        probe = points(256, dim, dtype, seed=seed)
+        context = torch.zeros(256, context_dim, dtype=dtype) if context_dim else None
+        size = field.raw(probe, 0.5, context).square().mean().sqrt()
+        field.out.weight.div_(size)
+        field.out.bias.div_(size)
+    field.amplitude.fill_(strength)
+    field.radius.fill_(radius)
+    return field
+
+
+def _affine(dim: int, dtype: torch.dtype) -> Block:
+    source = generator(3)
+    root = torch.randn(dim, dim, generator=source, dtype=torch.float64) / dim**0.5
+    matrix = (0.5 * torch.eye(dim, dtype=torch.float64) + root @ root.T).to(dtype)
+    offset = torch.randn(dim, generator=source, dtype=torch.float64).to(dtype)
+    return AffineBlock(dim=dim, gamma=0.7, matrix=matrix, offset=offset)
+
+
+def _one_step(dim: int, dtype: torch.dtype) -> Block:
+    return NeuralODEBlock(make_velocity(dim, dtype, seed=1), gamma=0.5, steps=1)
+
+
+def _steps(dim: int, dtype: torch.dtype) -> Block:
+    return NeuralODEBlock(make_velocity(dim, dtype, seed=2, strength=1.2), gamma=math.inf, steps=3)
+
+
+def _context(dim: int, dtype: torch.dtype) -> Block:
+    return NeuralODEBlock(make_velocity(dim, dtype, seed=3, context_dim=CONTEXT_DIM), gamma=0.2, steps=2)
+
+
+def _taper(dim: int, dtype: torch.dtype) -> Block:
+    # points() lie inside, in and beyond the shell from the radius to twice the radius
+    radius = 0.9 * dim**0.5
+    return NeuralODEBlock(make_velocity(dim, dtype, seed=4, strength=0.4, radius=radius), gamma=1.5, steps=2)
+
+
+BLOCKS: dict[str, Callable[[int, torch.dtype], Block]] = {
+    "affine": _affine,
+    "neural_ode": _one_step,
+    "neural_ode_steps": _steps,
+    "neural_ode_context": _context,
+    "neural_ode_taper": _taper,
+}
+
+
+def make_block(name: str, dtype: torch.dtype = torch.float64, dim: int = 3) -> Block:
+    """The block of that name: the same numbers at every call, gradients off."""
+    return BLOCKS[name](dim, dtype).requires_grad_(False)
+
+
+_COARSE = {1: (1.2, 0.8), 2: (0.75, 0.4)}
+"""Strength and frequency scale by dimension, found by trial; that the map is one to one is tested."""
+
+
+def coarse_block(dim: int) -> NeuralODEBlock:
+    """One Runge-Kutta step of a field so strong that the step is far from the flow, and yet one to one."""
+    strength, frequency_scale = _COARSE[dim]
+    field = make_velocity(dim, seed=8, strength=strength, frequency_scale=frequency_scale)
+    return NeuralODEBlock(field, gamma=1.0, steps=1).requires_grad_(False)
+
+
+def autodiff_log_det(block: Block, x: Tensor, context: Tensor | None = None) -> Tensor:
+    """log|det dT(x)| row by row, by reverse-mode differentiation of `push` itself."""
+
+    def image(row: Tensor, condition: Tensor | None) -> Tensor:
+        return block.push(row[None], None if condition is None else condition[None])[0]
+
+    rows = [
+        torch.func.jacrev(lambda at, i=i: image(at, None if context is None else context[i]))(x[i])
+        for i in range(len(x))
+    ]
+    return torch.linalg.slogdet(torch.stack(rows))[1]
