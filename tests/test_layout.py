@@ -50,7 +50,7 @@ ORDER = (
     # store and readers
     "model",
     "runs",
-    "metrics",
+    "pipeline",
     "report",
     "estimator",
     "cli",

@@ -7,6 +7,8 @@ Wasserstein space", arXiv 2310.17582.
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
 from jkoflow.config import Settings
 from jkoflow.data import Schema
@@ -34,3 +36,5 @@ __all__ = [
     "Settings",
     "make_law",
 ]
+
+__version__ = version("jkoflow")

@@ -1,8 +1,8 @@
 r"""Decisions that are recorded before they take effect, and the budget in CPU-seconds that may cause them.
 
-Without a budget nothing here reads a clock. With one, the clock is read at checkpoint boundaries only; what it
-causes (how many updates a block gets, or that a descent ends) is written to the log first, and a fit that
-resumes replays the log instead of reading the clock again.
+Without a budget nothing here reads a clock. With one, the clock is read at checkpoint boundaries only; what
+it causes (how many updates a block gets, or that a descent ends) is written to the log first, and a fit
+that resumes replays the log instead of reading the clock again.
 """
 
 from __future__ import annotations
@@ -92,4 +92,6 @@ class Decisions:
 
 
 def _key(entry: Record) -> str:
-    return "/".join(f"{name}={entry[name]}" for name in sorted(entry) if name not in ("kind", "value", "format"))
+    return "/".join(
+        f"{name}={entry[name]}" for name in sorted(entry) if name not in ("kind", "value", "format")
+    )

@@ -29,20 +29,16 @@ class Settings:
 
     Arguments:
         gamma: Step sizes: `"auto"`, a number (constant), or a table with `kind`; see `schedule`.
-        max_blocks: Most blocks.
-        objective: `"auto"` (regression start, proximal finish), `"jko"` (the proximal objective alone, as in the
+        max_blocks: Most blocks. objective: `"auto"` (regression start, proximal finish), `"jko"` (the
+        proximal objective alone, as in the
             paper) or `"end_to_end"` (all blocks at once on the likelihood).
-        scheme: How a step is split; `"backward"` is the JKO step.
-        block: Kind of block.
-        velocity: Kind of velocity network.
-        divergence: How training sees the log-determinant; scoring always uses the discrete map's determinant.
-        smoothing: None, a W2 distance `delta` in standardised units, or a table with `kind` and `time` or `delta`.
-        validation_fraction: Share of the rows that early stopping and choices look at.
-        holdout_fraction: Share of the rows that no part of the fit looks at.
-        budget: CPU-seconds for the fit; None for the documented limit in updates.
-        dtype: `"float32"` or `"float64"`.
-        device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        seed: Seed of every source of randomness.
+        scheme: How a step is split; `"backward"` is the JKO step. block: Kind of block. velocity: Kind of
+        velocity network. divergence: How training sees the log-determinant; scoring always uses the
+        discrete map's determinant. smoothing: None, a W2 distance `delta` in standardised units, or a table
+        with `kind` and `time` or `delta`. validation_fraction: Share of the rows that early stopping and
+        choices look at. holdout_fraction: Share of the rows that no part of the fit looks at. budget:
+        CPU-seconds for the fit; None for the documented limit in updates. dtype: `"float32"` or
+        `"float64"`. device: `"auto"`, `"cpu"`, `"cuda"`, ... seed: Seed of every source of randomness.
     """
 
     gamma: Any = "auto"
@@ -96,15 +92,17 @@ class Settings:
         return cls(**options)
 
     @classmethod
-    def from_toml(cls, path: Path, **overrides: Any) -> Settings:
-        """Settings from a TOML file, with `overrides` on top."""
+    def from_toml(
+        cls, path: Path, *, defaults: Mapping[str, Any] | None = None, **overrides: Any
+    ) -> Settings:
+        """Settings from a TOML file, with `overrides` on top and `defaults` below."""
         try:
             options = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as failure:
             raise InputError(f"config: cannot read {path}: {failure.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
             raise InputError(f"config: {path} is not TOML: {failure}") from None
-        return cls.from_mapping({**options, **overrides})
+        return cls.from_mapping({**(defaults or {}), **options, **overrides})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""

@@ -2,8 +2,8 @@ r"""Stochastic descent on a block's parameters: Adam, a cosine rate, averaged we
 
     rate(i) = rate_0 min(1, (i+1)/warm_up) (f + (1-f) (1 + cos(pi i/updates))/2)
 
-The weights that are judged and kept are an exponential moving average (Polyak & Juditsky 1992). No decision reads
-a clock; a budget is asked, at checkpoints only, through `stop`.
+The weights that are judged and kept are an exponential moving average (Polyak & Juditsky 1992). No decision
+reads a clock; a budget is asked, at checkpoints only, through `stop`.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _attempt(
 ) -> tuple[Descent, dict[str, Tensor]]:
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=rate, fused=parameters[0].device.type == "cpu" or None)
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE_DECAY))
+    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE_DECAY))  # type: ignore[no-untyped-call]  # torch
     every = max(1, settings.updates // settings.checkpoints)
     best, best_update, waited, seen = kept.best, kept.best_update, 0, torch.zeros(())
     for update in range(1, settings.updates + 1):
@@ -138,7 +138,7 @@ def _attempt(
             group["lr"] = rate * _relative_rate(update - 1, settings.updates)
         optimiser.zero_grad(set_to_none=True)
         value = loss()
-        value.backward()
+        torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(parameters, _LARGEST_GRADIENT)
         optimiser.step()
         average.update_parameters(module)

@@ -2,8 +2,9 @@ r"""The divergence of a velocity field: exact, or Hutchinson's unbiased estimate
 
     div v = tr J,     E[e^T J e] = tr J   for e with independent entries of mean 0 and variance 1.
 
-Both are one forward-mode pass over tangents: the identity's columns for the exact trace, Rademacher probes for
-the estimate (Hutchinson 1990; its variance is 2 (|J_s|_F^2 - sum_i J_ii^2), J_s the symmetric part of J).
+Both are one forward-mode pass over tangents: the identity's columns for the exact trace, Rademacher probes
+for the estimate (Hutchinson 1990; its variance is 2 (|J_s|_F^2 - sum_i J_ii^2), J_s the symmetric part of
+J).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ def exact_probes(x: Tensor) -> Tensor:
 
 
 def rademacher_probes(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` directions of random signs for each row, shape `(count, n, d)`, scaled so that they sum to the mean."""
+    """`count` random sign vectors for each row, `(count, n, d)`, scaled so that they sum to the mean."""
     signs = torch.randint(0, 2, (count, *x.shape), generator=generator).to(x) * 2 - 1
-    return signs / count**0.5
+    scale: float = count**-0.5
+    return scale * signs
 
 
 def velocity_and_divergence(

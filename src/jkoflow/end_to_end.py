@@ -2,12 +2,13 @@ r"""Trains all blocks of a flow at once on the likelihood of the discrete map.
 
     min  E[V(T_N o ... o T_1(x))] - sum_n E[log|det dT_n(x_{n-1})|]
 
-The same stack as the progressive fit, so that the two can be compared; and a polish of a finished flow. What is
-descended on is the determinant of the discrete map where it can be afforded, since a trace integrated with few
-steps can be driven below any bound by its quadrature error. Memory grows with the number of blocks.
+The same stack as the progressive fit, so that the two can be compared; and a polish of a finished flow.
+What is descended on is the determinant of the discrete map where it can be afforded, since a trace
+integrated with few steps can be driven below any bound by its quadrature error. Memory grows with the
+number of blocks.
 
-Source: the objective is that of FFJORD (Grathwohl et al. 2019, arXiv 1810.01367) on the map of Cheng, Lu, Tan &
-Xie (2024), arXiv 2310.17582, eq. (38).
+Source: the objective is that of FFJORD (Grathwohl et al. 2019, arXiv 1810.01367) on the map of Cheng, Lu,
+Tan & Xie (2024), arXiv 2310.17582, eq. (38).
 """
 
 from __future__ import annotations

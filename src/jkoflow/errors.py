@@ -1,10 +1,10 @@
 """The exception tree: one class per way of going wrong, each with its exit status.
 
-    JKOFlowError
-    ├── InputError        wrong usage or input                      exit status 2
-    ├── NumericalError    a block diverged or cannot be inverted    exit status 3
-    └── RunFolderError    a run folder or model file is missing,
-                          damaged, locked, or already there         exit status 4
+JKOFlowError
+├── InputError        wrong usage or input                      exit status 2
+├── NumericalError    a block diverged or cannot be inverted    exit status 3
+└── RunFolderError    a run folder or model file is missing,
+                      damaged, locked, or already there         exit status 4
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ r"""The scikit-learn estimator: a table in, samples and exact log-likelihoods ou
 
     log p(x) = log q_0((x - m)/s) - sum log s           (`score_samples`, nats, data units)
 
-Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, for the flow; scikit-learn's developer guide for the rest.
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, for the flow; scikit-learn for the rest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class JKOFlow(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         scheme: `"backward"`, the JKO step.
         block: `"neural_ode"`.
         velocity: `"mlp"`.
-        divergence: How training sees the log-determinant: `"auto"`, `"determinant"`, `"exact"`, `"hutchinson"`.
+        divergence: The log-determinant in training: `"auto"`, `"determinant"`, `"exact"`, `"hutchinson"`.
         smoothing: None; a W2 distance in standardised units; or `{"kind": ..., "time" or "delta": ...}`.
         validation_fraction: Share of the rows for early stopping and choices.
         holdout_fraction: Share of the rows that no part of the fit looks at.
@@ -155,7 +155,7 @@ class JKOFlow(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     def score_samples(self, X: Any, *, context: Any = None) -> Reals:
         """Log-density of each row, shape `(n_samples,)`, nats, in the units of the data; deterministic.
 
-        A row of a column that was recorded on a grid is scored at the middle of its cell, as dequantised data.
+        A row of a column that was recorded on a grid is scored at the middle of its cell.
         """
         check_is_fitted(self)
         return self.model_.log_prob(self._rows(X), None if context is None else read_table(context))
@@ -170,7 +170,7 @@ class JKOFlow(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         return float(self.score_samples(X, context=context).mean())
 
     def transform(self, X: Any, *, context: Any = None) -> Reals:
-        """Latent rows, shape `(n_samples, n_features)`: independent standard normals where the model is right."""
+        """Latent rows `(n_samples, n_features)`: independent standard normals where the model is right."""
         check_is_fitted(self)
         return self.model_.transform(self._rows(X), None if context is None else read_table(context))
 
@@ -221,15 +221,20 @@ class JKOFlow(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
 
 def progress_line(record: dict[str, Any]) -> str:
-    """One line on a step: block, step size, loss terms and held-out NLL."""
-    if "held_out_nll_data_nats" not in record or "gamma" not in record:
-        return f"block {record.get('block', '?'):>3}  nothing to learn at this step size"
+    """One line on the start of a fit, or on a step: step size, loss terms, held-out NLL in data units."""
+    if record["kind"] == "start":
+        split = record["split"]
+        return (
+            f"split: {split['train']:,} rows to train, {split['validation']:,} to stop, "
+            f"{split['holdout']:,} held out to judge"
+        )
+    at_most = f" of at most {record['planned']}" if "planned" in record else ""
     gamma = "free" if record["gamma"] is None else f"{record['gamma']:.3g}"
-    kept = "" if record["kept"] else "  (dropped)"
+    kept = "" if record["kept"] else "  (dropped: no better)"
     return (
-        f"block {record['block']:>3}  gamma {gamma:>8}  potential {record['potential_nats']:8.3f}"
-        f"  -log det {record['neg_log_det_nats']:8.3f}  transport {record['transport_nats']:7.3f}"
-        f"  held-out NLL {record['held_out_nll_data_nats']:9.4f} nats{kept}"
+        f"block {record['block']:>2}{at_most}  gamma {gamma:>7}  potential {record['potential_nats']:.3f}"
+        f"  -log det {record['neg_log_det_nats']:.3f}  transport {record['transport_nats']:.3f}"
+        f"  held-out NLL {record['held_out_nll_data_nats']:.4f} nats{kept}"
     )
 
 

@@ -2,8 +2,9 @@ r"""The fold itself: one proximal step after the other over the particles.
 
     p_0 -> p_1 = (T_1)_# p_0 -> ... -> p_N = (T_N)_# p_{N-1},    flow = T_N o ... o T_1
 
-Each step sees only pushed particles; nothing is back-propagated through earlier blocks, and neither particles nor
-blocks of earlier steps stay in the working memory of the next. Knows no file: it yields states and information.
+Each step sees only pushed particles; nothing is back-propagated through earlier blocks, and neither
+particles nor blocks of earlier steps stay in the working memory of the next. Knows no file: it yields
+states and information.
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 3.1, eq. (19)-(25).
 """
@@ -149,7 +150,9 @@ def proximal_fold(
             )
             block, record = trainer(step)
             done = TakenStep(block, record)
-        state, done = _applied(state, done, number, runtime, keep_if_better, schedule.stop_ratio)
+        state, done = _applied(
+            state, done, number, runtime, keep_if_better=keep_if_better, stop_ratio=schedule.stop_ratio
+        )
         yield state, done
         if state.finished:
             return
@@ -160,10 +163,11 @@ def _applied(
     done: TakenStep,
     number: int,
     runtime: Runtime,
+    *,
     keep_if_better: bool,
     stop_ratio: float | None,
 ) -> tuple[FitState, TakenStep]:
-    """The state after a step; a block that was dropped, now or before an interruption, leaves the flow as it was."""
+    """The state after a step; a block that is dropped, now or on record, leaves the flow as it was."""
     if done.block is None:
         return replace(state, number=number), done
     after, info = take_block(state, done.block.requires_grad_(False), runtime)

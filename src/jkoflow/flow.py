@@ -8,6 +8,7 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (38).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class Flow(nn.Module):
         """The inverse image, each block refined to `tolerance`; the error is the whole map's round trip."""
         particles = Particles(y, context)
         for block in reversed(list(self)):
-            particles = particles.map(lambda at, c, block=block: block.pull(at, c, tolerance=tolerance))
+            particles = particles.map(partial(block.pull, tolerance=tolerance))
         error = (self.push(particles.x, context) - y).norm(dim=1)
         return Inverse(particles.x, error)
 

@@ -40,11 +40,17 @@ def _advance(state: State, h: float, slope: State) -> State:
 
 
 def dopri5(
-    velocity: Callable[[float | Tensor, Tensor], Tensor], x: Tensor, *, tolerance: float, reverse: bool = False
+    velocity: Callable[[float | Tensor, Tensor], Tensor],
+    x: Tensor,
+    *,
+    tolerance: float,
+    reverse: bool = False,
 ) -> Tensor:
-    """The exact flow to `tolerance` by adaptive Dormand-Prince 5(4): a diagnostic of the discrete map only."""
+    """The exact flow to `tolerance` by adaptive Dormand-Prince 5(4): only a diagnostic of the map."""
     from torchdiffeq import odeint  # here, since fitting and sampling never need it
 
     ends = torch.tensor([1.0, 0.0] if reverse else [0.0, 1.0], dtype=x.dtype, device=x.device)
-    path: Tensor = odeint(lambda t, y: velocity(t, y), x, ends, rtol=tolerance, atol=tolerance, method="dopri5")
+    path: Tensor = odeint(
+        lambda t, y: velocity(t, y), x, ends, rtol=tolerance, atol=tolerance, method="dopri5"
+    )
     return path[-1]

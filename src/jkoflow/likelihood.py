@@ -15,6 +15,6 @@ __all__ = ["log_prob"]
 
 
 def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
-    """`log q_0` of each row, shape `(n,)`, nats in the units of `x` (standardised), float64; deterministic."""
+    """`log q_0` of each row, `(n,)`, nats in the units of `x` (standardised), float64; deterministic."""
     latent, log_det = flow.push_with_log_det(x, context)
     return flow.base.log_prob(latent.double()) + log_det

@@ -2,8 +2,8 @@ r"""The deployable model: columns, flow and settings, as one value and as one fo
 
     log p(x) = log q_0(z) + log|dz/dx|,   z = (x - m)/s        (columns' bijection, then the flow)
 
-On the disk: `config.json`, `schema.json`, `model.safetensors`, `README.md`; no other format. Source: the change of
-variables under eq. (38) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582.
+On the disk: `config.json`, `schema.json`, `model.safetensors`, `README.md`; no other format. Source: the
+change of variables under eq. (38) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582.
 """
 
 from __future__ import annotations
@@ -81,13 +81,16 @@ class Model:
         drawn = sample(
             self.flow, n_rows, seed=seed, context=self.encode_context(context, n_rows), like=self.like
         )
-        return self.schema.decode(drawn.x.double().cpu().numpy()), np.asarray(drawn.error.double().cpu().numpy())
+        return self.schema.decode(drawn.x.double().cpu().numpy()), np.asarray(
+            drawn.error.double().cpu().numpy()
+        )
 
     def transform(self, table: Table, context: Table | None = None) -> Reals:
         """The latent image of each row, shape `(n, d)`: standard normal where the model is right."""
         z = torch.as_tensor(self.schema.encode(table)).to(self.like)
         return np.asarray(
-            self.flow.push(z, self.encode_context(context, len(table))).double().cpu().numpy(), dtype=np.float64
+            self.flow.push(z, self.encode_context(context, len(table))).double().cpu().numpy(),
+            dtype=np.float64,
         )
 
     def inverse_transform(self, latent: Reals, context: Table | None = None) -> Reals:

@@ -2,7 +2,8 @@ r"""What one proximal step minimises: three named terms in nats.
 
     L(T) = E[V(T(x))] - E[log|det dT(x)|] + E|x - T(x)|^2 / (2 gamma),      x ~ p_{n-1}
 
-Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (25); a free step has gamma infinite and so no third term.
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (25); a free step has gamma infinite and so no
+third term.
 """
 
 from __future__ import annotations

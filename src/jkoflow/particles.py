@@ -1,7 +1,7 @@
 """Particles: samples of the current law p_n, with the context each was observed under.
 
-Row i of `x` is a draw of p_n in standardised units; a step takes particles and returns particles, and there is
-no second copy of the data downstream (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 22).
+Row i of `x` is a draw of p_n in standardised units; a step takes particles and returns particles, and there
+is no second copy of the data downstream (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 22).
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@ r"""From a table to a model: split, columns, smoothing, the fold, and what the r
 
     table -> rows -> p_0 -> (steps, each stored before the next begins) -> model
 
-Rows that are exact copies of each other stay on the same side of the split, so that no held-out row was trained
-on. Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 3.1; smoothing is section 5.1.2.
+Rows that are exact copies of each other stay on the same side of the split, so that no held-out row was
+trained on. Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 3.1; smoothing
+is section 5.1.2.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jkoflow.blocks import block_from_config
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.data import Schema, Table
+from jkoflow.data.table import check_trainable
 from jkoflow.errors import InputError
 from jkoflow.fit import FitState, TakenStep
 from jkoflow.flow import Flow
@@ -37,7 +39,16 @@ from jkoflow.schedule import check_gamma
 from jkoflow.smoothing import resolve_smoothing
 from jkoflow.training import train_flow
 
-__all__ = ["Fitted", "HeldOutRows", "Split", "describe", "encode_rows", "fit_table", "split_rows"]
+__all__ = [
+    "Fitted",
+    "HeldOutRows",
+    "Split",
+    "describe",
+    "encode_rows",
+    "fit_table",
+    "recognise_by",
+    "split_rows",
+]
 
 Progress = Callable[[dict[str, Any]], None]
 _ROUND_TRIP_ROWS = 256
@@ -102,15 +113,24 @@ def describe(table: Table, context: Table | None, settings: Settings, split: Spl
     return {
         "settings": settings.to_dict(),
         "seed": settings.seed,
-        "table": {"path": table.source, "sha256": table.sha256, "rows": len(table), "columns": list(table.columns)},
+        "table": {
+            "path": table.source,
+            "sha256": table.sha256,
+            "rows": len(table),
+            "columns": list(table.columns),
+        },
         "context": None if context is None else {"sha256": context.sha256, "columns": list(context.columns)},
         "split": {**split.sizes(), "rule": "seeded permutation of distinct rows; holdout, validation, train"},
     }
 
 
-def encode_rows(
-    model: Model, table: Table, context: Table | None, *, stream: str, seed: int
-) -> HeldOutRows:
+def recognise_by(description: dict[str, Any]) -> dict[str, Any]:
+    """The part of `describe` that a resumed fit must share: all but the path, since a table may be moved."""
+    table = {key: value for key, value in description["table"].items() if key != "path"}
+    return {**description, "table": table}
+
+
+def encode_rows(model: Model, table: Table, context: Table | None, *, stream: str, seed: int) -> HeldOutRows:
     """Rows as the fit saw its own, with dequantisation and smoothing noise from the named stream."""
     runtime = Runtime(seed)
     z = torch.as_tensor(model.schema.encode(table, generator=runtime.stream("dequantisation " + stream)))
@@ -135,7 +155,7 @@ def fit_table(
         settings: The options.
         context: Columns to condition on, row by row; None for none.
         run: An open run folder to keep the fit in, new or to be resumed; None for memory only.
-        progress: Called with each step's record.
+        progress: Called with a record of kind `start` before the first step, then with each step's.
 
     Raises:
         InputError: The table, the context or an option is refused.
@@ -148,7 +168,7 @@ def fit_table(
     runtime = Runtime(settings.seed, device, resolve_dtype(settings.dtype))
     if context is not None and len(context) != len(table):
         raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
-    Schema.fit(table)  # refuses a table that cannot be trained on before anything is split or written
+    check_trainable(table)  # before anything is split or written
     split = split_rows(table, settings)
     seen = np.concatenate([split.train, split.validation])
     schema = Schema.fit(table.take(seen))
@@ -166,6 +186,7 @@ def fit_table(
     }
 
     taken, decisions = _begin(run, describe(table, context, settings, split), settings)
+    progress({"kind": "start", "split": split.sizes(), "notes": list(schema.notes), "taken": len(taken)})
     flow, steps = empty.flow, []
     for state, step in train_flow(
         parts["train"],
@@ -224,7 +245,7 @@ def _begin(
     if run.is_new:
         run.start(description)
         return [], Decisions(settings.budget, record=run.append_record)
-    run.require_same(description)
+    run.require_same(recognise_by(description))
     run.resume()
     taken = [_taken(tensors, meta) for tensors, meta in run.read_checkpoints()]
     decided = [record for record in run.read_records() if record.get("kind") == "decision"]
@@ -260,9 +281,7 @@ def _tensors(step: TakenStep) -> dict[str, Tensor]:
     return {} if step.block is None else dict(step.block.state_dict())
 
 
-def _held_out_results(
-    model: Model, table: Table, context: Table | None, split: Split
-) -> dict[str, Any]:
+def _held_out_results(model: Model, table: Table, context: Table | None, split: Split) -> dict[str, Any]:
     """NLL on rows that the fit did not train on, beside a shrinkage-covariance Gaussian of the same rows."""
     name = "holdout" if len(split.holdout) else "validation"
     rows = split.holdout if len(split.holdout) else split.validation

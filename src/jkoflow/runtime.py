@@ -33,7 +33,7 @@ def seed_stream(seed: int, name: str, *indices: int) -> torch.Generator:
 
 
 def base_noise(seed: int, n_rows: int, dim: int, *, first_block: int = 0) -> Tensor:
-    """Return standard normal rows, shape `(n_rows, dim)`, float64, in blocks of 1,024 rows from (seed, block).
+    """Return standard normal rows `(n_rows, dim)`, float64, in blocks of 1,024 from (seed, block).
 
     Row i depends on the seed, i and dim alone, so a longer draw begins with the shorter one.
     """
@@ -83,5 +83,5 @@ class Runtime:
         return seed_stream(self.seed, name, *indices)
 
     def mean(self, values: Tensor) -> float:
-        """Mean over rows in float64; the one place where a statistic over several processes would be joined."""
+        """Mean over rows in float64; where statistics of several processes would be joined."""
         return float(values.detach().to(torch.float64).mean())

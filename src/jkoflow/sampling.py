@@ -2,8 +2,9 @@ r"""The reverse process: base noise pulled through the blocks, T_1^-1 o ... o T_
 
     q_N = q,   q_{n-1} = (T_n^{-1})_# q_n                                   (eq. 23)
 
-Rows are always pulled 1,024 at a time, the last block padded to full size, so that row i is the same numbers
-whatever the number of rows, to the last bit. Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (23), (31).
+Rows are always pulled 1,024 at a time, the last block padded to full size, so that row i is the same
+numbers whatever the number of rows, to the last bit. Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582,
+eq. (23), (31).
 """
 
 from __future__ import annotations

@@ -89,21 +89,27 @@ def finest_scale(particles: Particles, generator: torch.Generator) -> float:
     """
     part = particles.draw(_SCALE_ROWS, generator) if len(particles) > _SCALE_ROWS else particles
     x = part.x.double()
-    least = float(torch.linalg.eigvalsh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))[0].clamp_min(0).sqrt())
+    least = float(
+        torch.linalg.eigvalsh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))[0].clamp_min(0).sqrt()
+    )
     distances = torch.cdist(x[:_SCALE_ROWS], particles.x[:_SCALE_ROWS].double())
     positive = torch.where(distances > 0, distances, torch.full_like(distances, math.inf))
     return min(least, float(positive.min(dim=1).values.median()) / math.sqrt(2 * x.shape[1]))
 
 
-def geometric(first: float, growth: float, cap: float, n_blocks: int, *, free_last: bool) -> tuple[float, ...]:
+def geometric(
+    first: float, growth: float, cap: float, n_blocks: int, *, free_last: bool
+) -> tuple[float, ...]:
     """`n_blocks` step sizes, the last one free if asked."""
     n_finite = n_blocks - 1 if free_last else n_blocks
     return (*(min(first * growth**n, cap) for n in range(n_finite)), *((math.inf,) if free_last else ()))
 
 
 def from_finest_scale(scale: float, max_blocks: int) -> Schedule:
-    """The automatic schedule: the first step diffuses by the finest scale, each next one grows by sqrt(3) in
-    length, until gamma reaches 1; then one free step. With fewer blocks the growth is larger, not the reach less.
+    """The automatic schedule, from the data's finest scale to gamma = 1, then one free step.
+
+    The first step diffuses by the finest scale and each next one is about sqrt(3) times as long; with fewer
+    blocks the growth is larger, not the reach less.
     """
     angle = min(max(scale, _SMALLEST_ANGLE), _LARGEST_ANGLE)
     first = math.tan(angle) ** 2
@@ -171,7 +177,9 @@ def resolve_schedule(
     kind = gamma["kind"]
     unknown = set(gamma) - {"kind"} - set(_OPTIONS[kind])
     if unknown:
-        raise InputError(f"gamma: unknown keys {sorted(unknown)} for {kind!r}; known: {sorted(_OPTIONS[kind])}")
+        raise InputError(
+            f"gamma: unknown keys {sorted(unknown)} for {kind!r}; known: {sorted(_OPTIONS[kind])}"
+        )
     given = {**_OPTIONS[kind], **{key: value for key, value in gamma.items() if key != "kind"}}
     for key in ("value", "first", "growth", "cap", "eta"):
         if key in given and not (isinstance(given[key], (int, float)) and given[key] > 0):

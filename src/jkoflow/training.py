@@ -4,9 +4,9 @@ The limit in updates of one block is
 
     updates = clip(10 sqrt(rows), 200, 2500),
 
-a tenth of that for the proximal finish; with a budget it is what the remaining CPU-seconds allow. Descents also
-stop on held-out rows. Everything that is chosen from the data (whether the first step is the closed-form Gaussian
-one, the scale of the Fourier features) is chosen by short pilot fits on held-out NLL.
+a tenth of that for the proximal finish; with a budget it is what the remaining CPU-seconds allow. Descents
+also stop on held-out rows. Everything that is chosen from the data (whether the first step is the
+closed-form Gaussian one, the scale of the Fourier features) is chosen by short pilot fits on held-out NLL.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,14 @@ from jkoflow.end_to_end import train_end_to_end
 from jkoflow.fit import FitState, TakenStep, initial_state, proximal_fold, take_block
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.proximal import BlockTrainer, NetworkSettings, ProximalTrainer, Step, WarmStartedTrainer, new_block
+from jkoflow.proximal import (
+    BlockTrainer,
+    NetworkSettings,
+    ProximalTrainer,
+    Step,
+    WarmStartedTrainer,
+    new_block,
+)
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule, resolve_schedule
 
@@ -44,6 +52,7 @@ _BUDGET_SHARE = 0.9
 _FINISHING_COST = 10
 _PILOT_ROWS, _PILOT_SHARE, _PILOT_UPDATES = 10_000, 0.125, (40, 120)
 _PILOT_BLOCKS = 6
+_LEAST_VARIANCE = 1e-10
 _PHASES = (1.0, 2.5, 6.0)
 """Standard deviation of the phase w.x at the scales tried; the entries of W have this over sqrt(d)."""
 
@@ -81,7 +90,9 @@ def train_flow(
             DescentSettings(updates_per_block(len(train)), BATCH, PROXIMAL_RATE),
             settings.divergence,
         )
-        yield from _rounds(state, settings, runtime, decisions, taken, lambda step: trainer, keep_if_better=False)
+        yield from _rounds(
+            state, settings, runtime, decisions, taken, lambda step: trainer, keep_if_better=False
+        )
     else:
         yield from _automatic(state, settings, runtime, decisions, taken)
 
@@ -93,7 +104,8 @@ def _automatic(
     choice = Pilot(**decisions.decide("pilot", lambda: _timed_pilot(state, settings, runtime, decisions)))
     if choice.affine_first:
         state, step = _gaussian_step(state, runtime)
-        yield state, step
+        planned = state.number + len(_schedule(state, settings, runtime).gammas)
+        yield state, TakenStep(step.block, {**step.info, "planned": planned})
         taken = taken[1:]
     network = _network(state.flow.dim, choice.phase)
     n_steps = len(_schedule(state, settings, runtime).gammas)
@@ -121,20 +133,22 @@ def _rounds(
 ) -> Iterator[tuple[FitState, TakenStep]]:
     """The fold, once for each round of the schedule; a later round starts again from p_0."""
     schedule, after = _schedule(state, settings, runtime), state
-    for round_number in range(schedule.rounds):
+    rounds = schedule.rounds
+    for round_number in range(rounds):
         after = start = replace(state, number=after.number)
+        planned = start.number + (rounds - round_number) * len(schedule.gammas)
         for after, step in proximal_fold(
             start,
             schedule=schedule,
-            trainer=lambda step: trainer_of(step)(step),
+            trainer=_Dispatch(trainer_of),
             runtime=runtime,
             keep_if_better=keep_if_better,
-            stop=lambda number, at=round_number: decisions.stop_at(number, at),
+            stop=partial(decisions.stop_at, round_number=round_number),
             taken=[done for done in taken if done.info["round"] == round_number],
             round_number=round_number,
         ):
-            yield after, TakenStep(step.block, {**step.info, "round": round_number})
-        if round_number + 1 < schedule.rounds:
+            yield after, TakenStep(step.block, {**step.info, "round": round_number, "planned": planned})
+        if round_number + 1 < rounds:
             schedule = schedule.reparametrised(after.moved)
 
 
@@ -149,6 +163,17 @@ def _schedule(state: FitState, settings: Settings, runtime: Runtime) -> Schedule
 
 def _network(dim: int, phase: float) -> NetworkSettings:
     return NetworkSettings(frequency_scale=phase / math.sqrt(dim))
+
+
+@dataclass(frozen=True)
+class _Dispatch:
+    """A trainer that is looked up for each step."""
+
+    trainer_of: Callable[[Step], BlockTrainer]
+
+    def __call__(self, step: Step) -> tuple[NeuralODEBlock, dict[str, Any]]:
+        """Train the block of `step` with its own trainer."""
+        return self.trainer_of(step)(step)
 
 
 @dataclass
@@ -173,11 +198,13 @@ class _Pace:
         if not self.decisions.limited:
             return self.limit
         return int(
-            self.decisions.decide("updates", lambda: self._affordable(step), block=step.number, round=step.round)
+            self.decisions.decide(
+                "updates", lambda: self._affordable(step), block=step.number, round=step.round
+            )
         )
 
     def _affordable(self, step: Step) -> int:
-        """Updates that share the remaining CPU-seconds evenly; a finishing update costs about ten starting ones."""
+        """Updates that share the remaining CPU-seconds evenly among the steps left."""
         used, per_update = self.decisions.used(), 1 + _FINISHING_COST * _FINISH_SHARE
         if self._before is not None:
             self.seconds = (used - self._before[0]) / (self._before[1] * per_update)
@@ -203,9 +230,10 @@ def _gaussian_step(state: FitState, runtime: Runtime) -> tuple[FitState, TakenSt
     x = state.train.x.double()
     empirical = torch.cov(x.T, correction=0).reshape(x.shape[1], x.shape[1])
     shrunk = torch.as_tensor(ledoit_wolf(x.cpu().numpy())[0], dtype=torch.float64, device=x.device)
+    floor = _LEAST_VARIANCE * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     outcomes = []
-    for covariance in (empirical, shrunk):
-        if float(torch.linalg.eigvalsh(covariance)[0]) > 1e-12:
+    for covariance in (empirical, shrunk + floor):
+        if float(torch.linalg.eigvalsh(covariance)[0]) >= _LEAST_VARIANCE / 2:
             block = AffineBlock.whitening(x.mean(dim=0), covariance).to(
                 device=runtime.device, dtype=runtime.dtype
             )
@@ -254,7 +282,7 @@ def _timed_pilot(
 
 
 def choose_by_pilot(state: FitState, settings: Settings, runtime: Runtime) -> tuple[Pilot, int]:
-    """Short fits on part of the rows: with and without the Gaussian step, then with coarser and finer features."""
+    """Short fits on part of the rows: with and without the Gaussian step, then other feature scales."""
     part = replace(
         state,
         train=state.train.rows(slice(0, _PILOT_ROWS)),
@@ -265,7 +293,7 @@ def choose_by_pilot(state: FitState, settings: Settings, runtime: Runtime) -> tu
     tried: dict[tuple[bool, float], float] = {}
     updates = 0
 
-    def nll(affine_first: bool, phase: float) -> float:
+    def nll(*, affine_first: bool, phase: float) -> float:
         nonlocal updates
         if (affine_first, phase) not in tried:
             start = whitened if affine_first else part
@@ -273,8 +301,8 @@ def choose_by_pilot(state: FitState, settings: Settings, runtime: Runtime) -> tu
             updates += made
         return tried[affine_first, phase]
 
-    affine_first = nll(True, _PHASES[1]) < nll(False, _PHASES[1])
-    phase = min(_PHASES, key=lambda phase: nll(affine_first, phase))
+    affine_first = nll(affine_first=True, phase=_PHASES[1]) < nll(affine_first=False, phase=_PHASES[1])
+    phase = min(_PHASES, key=lambda phase: nll(affine_first=affine_first, phase=phase))
     return Pilot(affine_first, phase, 0.0), updates
 
 

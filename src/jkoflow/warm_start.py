@@ -1,14 +1,16 @@
 r"""A simulation-free start of a block: regression on the Ornstein-Uhlenbeck path of its step.
 
     x_t = cos(theta t) x + sin(theta t) z,   u_t = theta (cos(theta t) z - sin(theta t) x),   z ~ N(0, I)
-    min_v  E |v(x_t, t) - u_t|^2,            cos(theta) = e^{-s},   s = log(1 + gamma)
+    min_v  E |v(x_t, t) - u_t|^2,            cos(theta) = (1 + gamma)^{-1/2}
 
-The law of x_t is the OU process (6) at time -log cos(theta t), run from p_{n-1}; its velocity field -x - grad log
-rho is the Wasserstein gradient flow of KL(.|q), of which the proximal step is one implicit Euler step. With
-s = log(1 + gamma) both shrink the mean by 1/(1 + gamma). A free step has theta = pi/2 and ends at q itself.
+The law of x_t is the OU process (6) at time -log cos(theta t), run from p_{n-1}; its velocity field -x -
+grad log rho is the Wasserstein gradient flow of KL(.|q), of which the proximal step is one implicit Euler
+step. This theta is the one at which both leave a direction without spread at variance gamma/(1 + gamma), the
+fine structure that a step is there to resolve. A free step has theta = pi/2 and ends at q itself.
 
-Source: the path is eq. (6) and (9) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582; regressing each block on its
-own short path is local flow matching (Xu, Cheng & Xie 2024, arXiv 2410.02548), here with q's own path.
+Source: the path is eq. (6) and (9) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582; regressing each block
+on its own short path is local flow matching (Xu, Cheng & Xie 2024, arXiv 2410.02548), here with q's own
+path.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def warm_start(
 
     def mismatch(batch: Particles, noise: Tensor, time: Tensor) -> Tensor:
         position, target = ou_path(batch.x, noise, time, theta)
-        return (velocity(position, time, batch.context) / theta - target).square().mean()
+        return (velocity.forward(position, time, batch.context) / theta - target).square().mean()
 
     def loss() -> Tensor:
         batch = train.draw(settings.batch, generator)

@@ -208,6 +208,16 @@ def test_step_without_checkpoint_is_dropped_and_decisions_stay(tmp_path: Path) -
     assert kept == [("decision", 1), ("step", 1), ("decision", 2)]
 
 
+def test_half_written_checkpoint_is_not_read_and_goes_on_resuming(tmp_path: Path) -> None:
+    fit(tmp_path, "new", seed=3)
+    (tmp_path / "checkpoints" / "block_0002.json").unlink()
+    with RunFolder.open(tmp_path, "resume") as run:
+        assert len(run.read_checkpoints()) == 1
+        run.resume()
+        names = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
+        assert names == ["block_0001.json", "block_0001.safetensors"]
+
+
 def test_checkpoints_come_in_order(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, "new") as run:
         run.start(describe(3))

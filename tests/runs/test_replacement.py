@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from jkoflow.errors import InputError, NumericalError, RunFolderError
-from jkoflow.runs import RunFolder
+from jkoflow.runs import Mode, RunFolder, folder, replacement
 from kill_points import kill_points, unsynced
 from runs.fake_fit import contents, describe, fit, train
 
@@ -133,6 +134,35 @@ def test_full_disk_at_any_point_loses_nothing(
     assert at > 8
 
 
+@pytest.mark.parametrize("mode", ["new", "overwrite"])
+def test_kill_while_a_start_that_failed_is_taken_back_loses_nothing(
+    runs: tuple[Path, Path, Path], mode: Mode
+) -> None:
+    run, spare, fresh = runs
+    if mode == "new":
+        shutil.rmtree(run)
+
+    def start_on_a_full_disk() -> None:
+        def refuse() -> NoReturn:
+            raise OSError(errno.ENOSPC, "full")
+
+        folder.environment = refuse  # the second file that a start writes
+        with pytest.raises(RunFolderError, match="no space left"):
+            fit(run, mode, seed=NEW)
+
+    for _ in kill_points(start_on_a_full_disk, every=2):
+        if mode == "new":
+            fit(run, "resume", seed=NEW)
+            assert contents(run).items() <= contents(fresh).items()
+            shutil.rmtree(run)
+        else:
+            assert require_nothing_lost(run, spare)
+            finish_new(run)
+            assert contents(run) == contents(fresh)
+            renew(run, spare)
+    assert not run.exists() if mode == "new" else contents(run) == contents(spare)
+
+
 def stop(run: Path, error: BaseException, *, blocks: int) -> None:
     with pytest.raises(type(error)), RunFolder.open(run, "overwrite") as new:
         new.start(describe(NEW))
@@ -173,6 +203,30 @@ def test_overwriting_an_interrupted_overwrite_still_keeps_the_old_run(
     assert contents(run) == contents(spare)
 
 
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_old_run_goes_at_the_first_checkpoint_or_the_end(runs: tuple[Path, Path, Path], blocks: int) -> None:
+    run, _, _ = runs
+    with RunFolder.open(run, "overwrite") as new:
+        new.start(describe(NEW))
+        assert (run / ".jkoflow-previous" / "run.json").exists()
+        if blocks:
+            train(new, NEW, 1)
+        else:
+            new.finish()
+        assert not (run / ".jkoflow-previous").exists()
+
+
+def test_failure_after_a_checkpoint_keeps_the_new_run_even_if_the_old_one_is_still_there(
+    runs: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _, fresh = runs
+    with monkeypatch.context() as patch:
+        patch.setattr(replacement, "discard_previous", lambda _: None)
+        stop(run, NumericalError("diverged", block=2, remedy="smaller gamma"), blocks=1)
+    fit(run, "resume", seed=NEW)
+    assert contents(run) == contents(fresh)
+
+
 def test_run_that_finishes_without_a_checkpoint_replaces_too(runs: tuple[Path, Path, Path]) -> None:
     run, _, _ = runs
     with RunFolder.open(run, "overwrite") as new:
@@ -181,6 +235,25 @@ def test_run_that_finishes_without_a_checkpoint_replaces_too(runs: tuple[Path, P
     with RunFolder.open(run, "read") as reader:
         assert (reader.description["seed"], reader.status) == (NEW, "finished")
     assert {name for name in contents(run) if name.startswith(".")} == set()
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_old_run_whose_deletion_was_cut_off_is_out_of_sight_and_goes_next_time(
+    runs: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    run, _, _ = runs
+    with monkeypatch.context() as patch:
+        patch.setattr(replacement, "discard_previous", lambda _: None)
+        with RunFolder.open(run, "overwrite") as new:
+            new.start(describe(NEW))
+            for block in range(1, blocks + 1):
+                train(new, NEW, block)
+            if blocks == 0:
+                new.finish()
+    assert (run / ".jkoflow-previous" / "run.json").exists()
+    with RunFolder.open(run, "read") as reader:
+        assert (reader.content, reader.description["seed"]) == (run, NEW)
+    assert not (run / ".jkoflow-previous").exists()
 
 
 def test_table_inside_the_run_to_be_overwritten_is_refused(runs: tuple[Path, Path, Path]) -> None:

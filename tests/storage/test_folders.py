@@ -118,6 +118,14 @@ def test_kill_at_any_point_loses_neither_folder(tmp_path: Path) -> None:
     assert all(found in (OLD, NEW) for found in seen)
 
 
+def test_folder_cut_short_is_there_again_for_the_next_writer(tmp_path: Path) -> None:
+    fill(tmp_path / "model", OLD)
+    (tmp_path / "model").rename(tmp_path / ".model.jkoflow-replaced")
+    with pytest.raises(RunFolderError, match="already there"), staged_folder(tmp_path / "model"):
+        pass
+    assert content(tmp_path / "model") == OLD
+
+
 def test_recovery_touches_nothing_where_nothing_was_cut_short(tmp_path: Path) -> None:
     fill(tmp_path / "model", OLD)
     recover_folder(tmp_path / "model")

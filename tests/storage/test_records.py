@@ -174,6 +174,15 @@ def test_record_is_on_the_disk_when_append_returns(tmp_path: Path, monkeypatch: 
     assert sizes[2:] == [(tmp_path / "steps.jsonl").stat().st_size]
 
 
+def test_torn_line_after_many_whole_ones(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    for block in (1, 2, 3):
+        append_jsonl(file, {"block": block, "note": "x" * 50_000})
+    file.write_bytes(file.read_bytes() + b"y" * 90_000)
+    append_jsonl(file, {"block": 4})
+    assert [record["block"] for record in read_jsonl(file)] == [1, 2, 3, 4]
+
+
 def test_file_that_is_only_a_torn_line(tmp_path: Path) -> None:
     file = tmp_path / "steps.jsonl"
     file.write_bytes(b"x" * 200_000)

@@ -61,9 +61,7 @@ class AffineBlock(Block):
         log_det = torch.linalg.slogdet(self.matrix)[1]
         return self.push(x, context), log_det.expand(len(x))
 
-    def push_with_trace(
-        self, x: Tensor, context: Tensor | None, probes: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
         """The same as `push_with_log_det`: an affine map has no trace to integrate."""
         del probes
         return self.push_with_log_det(x, context)

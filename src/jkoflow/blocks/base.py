@@ -54,13 +54,11 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """T(x) and `log|det dT(x)|` of the very map that `push` computes, shapes `(n, d)` and `(n,)`, nats."""
+        """T(x) and `log|det dT(x)|` of the map that `push` computes, shapes `(n, d)` and `(n,)`, nats."""
 
     @abstractmethod
-    def push_with_trace(
-        self, x: Tensor, context: Tensor | None, probes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """T(x) and the log-determinant as training may see it: a trace integrated along `probes` `(k, n, d)`."""
+    def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
+        """T(x) and the log-determinant that training may see: a trace along `probes` `(k, n, d)`."""
 
     @abstractmethod
     def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
@@ -80,6 +78,6 @@ class Block(nn.Module, ABC):
         return math.isinf(self.gamma)
 
     def step_doubling_error(self, x: Tensor, context: Tensor | None = None) -> float:
-        """Root mean square of T minus the same block at twice the solver steps; 0 where there is no solver."""
+        """Root mean square of T minus the block at twice the solver steps; 0 where there is no solver."""
         del x, context
         return 0.0

@@ -2,8 +2,8 @@ r"""A neural-ODE block: T is the Runge-Kutta map of dx/dt = v_theta(x, t) over b
 
     T(x) = RK4_steps(v_theta)(x),    log|det dT(x)| from d tangents carried through the same stages
 
-The map that is trained, pushed, inverted and scored is this discrete one; the exact flow never enters. Source:
-Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20)-(21); the discrete determinant is ours.
+The map that is trained, pushed, inverted and scored is this discrete one; the exact flow never enters.
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20)-(21); the discrete determinant is ours.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class NeuralODEBlock(Block):
         return self._flow(x, context, steps=self.steps)
 
     def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """T(x) and its log-determinant, nats; the trace beyond `DETERMINANT_DIM`, where that is what was checked."""
+        """T(x) and its log-determinant, nats; beyond `DETERMINANT_DIM` the trace, checked when trained."""
         if self.dim > DETERMINANT_DIM:
             return self.push_with_trace(x, context, exact_probes(x))
         y, jacobian = self.push_with_jacobian(x, context)
@@ -77,9 +77,7 @@ class NeuralODEBlock(Block):
         y, tangents = rk4(derivative, (x, exact_probes(x)), steps=self.steps)
         return y, tangents.permute(1, 2, 0)
 
-    def push_with_trace(
-        self, x: Tensor, context: Tensor | None, probes: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
         """T(x) and the divergence integrated along the same stages, estimated by `probes` `(k, n, d)`."""
 
         def derivative(t: float, state: State) -> State:

@@ -124,7 +124,7 @@ class GaussianMixture(Law):
         # Not through |x|² - 2x·m + |m|²: narrow components need the digits that it loses in float32.
         if self.stds is not None:
             squares = ((a[:, None] - m).square() for a, m in zip(x.mT, self.means.mT.to(x), strict=True))
-            # Column by column: five times as fast as a sum over a last dimension of two.
+            # Column by column: three times as fast as a sum over a last dimension of two.
             squared: Tensor = functools.reduce(torch.add, squares)
             return squared / self.stds.to(x).square()
         centred = x[:, None, :] - self.means.to(x)

@@ -50,11 +50,11 @@ _PRODUCTS = re.compile(r"(samples|scores)\.[^.]+")
 
 
 def run_entries(folder: Path) -> list[Path]:
-    """Return what the library has written into the folder, `run.json` first."""
+    """Return what the library has written into the folder, `run.json` last."""
     entries = [
         entry for entry in folder.iterdir() if entry.name in _ENTRIES or _PRODUCTS.fullmatch(entry.name)
     ]
-    return sorted(entries, key=lambda entry: (entry.name != "run.json", entry.name))
+    return sorted(entries, key=lambda entry: (entry.name == "run.json", entry.name))
 
 
 def content_folder(folder: Path) -> Path:
@@ -94,7 +94,7 @@ def discard_previous(folder: Path) -> None:
 
 
 def discard_run(folder: Path) -> None:
-    """Delete the run in the folder, `run.json` first: without it the folder holds no run."""
+    """Delete the run in the folder, `run.json` last: cut short, what is left can still be resumed."""
     _discard(folder, run_entries(folder))
 
 

@@ -1,7 +1,7 @@
 r"""What a velocity field is: v_theta(x, t), the right-hand side of one block's ODE dx/dt = v_theta(x, t).
 
-Time runs over [0, 1] inside a block whatever its step size gamma, so that changing gamma never changes a trained
-map (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 20-21, with time rescaled).
+Time runs over [0, 1] inside a block whatever its step size gamma, so that changing gamma never changes a
+trained map (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 20-21, with time rescaled).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class VelocityField(nn.Module, ABC):
         """Plain settings from which `velocity_from_config` builds a field of the same architecture."""
 
     def set_reach(self, x: Tensor, *, displacement: float) -> None:
-        """Adapt to where the particles `x` are and how far the block should move them; before training only."""
+        """Adapt to where the particles `x` are and how far to move them; before training only."""
         del x, displacement
 
     def with_tangents(
@@ -55,7 +55,8 @@ class VelocityField(nn.Module, ABC):
         """
 
         def field(position: Tensor) -> Tensor:
-            return self(position, t, context)
+            return self.forward(position, t, context)
 
         derivatives = torch.func.vmap(lambda v: torch.func.jvp(field, (x,), (v,))[1])(tangents)
-        return field(x), derivatives
+        values: Tensor = field(x)
+        return values, derivatives

@@ -3,14 +3,15 @@ r"""A multilayer perceptron on x, random Fourier features of x, time and context
     v(x, t) = a w(|x|^2) F([x, sin Wx, cos Wx, t, t^2, c]),
 
 F a SiLU network whose last layer starts at zero (so the block starts as the identity), W fixed Gaussian
-frequencies (Tancik et al. 2020, arXiv 2006.10739), a the distance the block is expected to move its particles,
-and w a taper in C^2 that is 1 where the particles are and 0 far outside, so that tails are the base law's.
-Value and tangents go through each layer in one matrix product.
+frequencies (Tancik et al. 2020, arXiv 2006.10739), a the distance the block is expected to move its
+particles, and w a taper in C^2 that is 1 where the particles are and 0 far outside, so that tails are the
+base law's. Value and tangents go through each layer in one matrix product.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,9 +57,7 @@ class MLPVelocity(VelocityField):
         self.register_buffer("amplitude", torch.tensor(1.0))
         self.register_buffer("radius", torch.tensor(math.inf))
         sizes = [dim + 2 * n_frequencies + 2 + context_dim, *[width] * depth]
-        self.hidden = nn.ModuleList(
-            _seeded_linear(n_in, n_out, generator) for n_in, n_out in zip(sizes, sizes[1:], strict=False)
-        )
+        self.hidden = nn.ModuleList(_seeded_linear(n_in, n_out, generator) for n_in, n_out in pairwise(sizes))
         self.out = nn.Linear(sizes[-1], dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -79,7 +78,7 @@ class MLPVelocity(VelocityField):
         }
 
     def set_reach(self, x: Tensor, *, displacement: float) -> None:
-        """Set the taper's radius from the particles and the field's amplitude from the expected displacement."""
+        """Set the taper's radius from the particles and the amplitude from the expected displacement."""
         largest = max(float(x.square().sum(dim=1).max().sqrt()), math.sqrt(self.dim) + 4.0)
         self.radius.fill_(REACH * largest)
         self.amplitude.fill_(displacement)
@@ -111,12 +110,15 @@ class MLPVelocity(VelocityField):
             dim=2,
         )
         h = torch.cat([value[None], slope])
-        for layer in self.hidden:
-            h = _silu_with_tangents(linear(h, layer.weight), layer.bias)
+        for weight, bias in self._layers():
+            h = _silu_with_tangents(linear(h, weight), bias)
         h = linear(h, self.out.weight)
         value, slope = h[0] + self.out.bias, h[1:]
         taper, taper_slope = self._taper_with_tangents(x, tangents)
         return self.amplitude * taper * value, self.amplitude * (taper * slope + taper_slope * value)
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        return [(layer.weight, layer.bias) for layer in self.hidden if isinstance(layer, nn.Linear)]
 
     def _columns(self, x: Tensor, t: Tensor | float, context: Tensor | None) -> list[Tensor]:
         time = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x), 1)

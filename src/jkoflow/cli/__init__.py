@@ -1,0 +1,12 @@
+"""The command line, one file for each verb: fit, sample, score, report, demo.
+
+    jkoflow VERB ...  ->  exit status: 0 done, 2 usage or input, 3 numerical, 4 run folder, 130 interrupted
+
+Source: the shell contract of the architecture.
+"""
+
+from __future__ import annotations
+
+from jkoflow.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,68 @@
+"""Runs one verb and turns what goes wrong into one line on stderr and an exit status.
+
+    0 done      2 usage or input      3 numerical      4 run folder or disk      130 interrupted
+    70 a fault of jkoflow itself (EX_SOFTWARE of BSD's sysexits.h); 1 is kept for a claim that fails
+
+Source: the shell contract of the architecture.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from jkoflow.cli.parser import build_parser
+from jkoflow.cli.terminal import flush, tell
+from jkoflow.errors import JKOFlowError
+from jkoflow.storage import write_error
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+FAULT = 70
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `jkoflow` with `arguments`, those of the process by default; return the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter(
+                    "ignore"
+                )  # of torch and its like; what a user must know is in the summary
+            return _run(given)
+    except KeyboardInterrupt as interruption:
+        return _tell(interruption, str(interruption) or "interrupted", INTERRUPTED, debug=debug)
+    except JKOFlowError as error:
+        return _tell(error, str(error), error.exit_status, debug=debug)
+    except OSError as error:
+        refused = write_error(error.filename or os.curdir, error)
+        return _tell(error, str(refused), refused.exit_status, debug=debug)
+    except Exception as error:  # noqa: BLE001  (the last one to catch it)
+        line = f"a fault of jkoflow, {type(error).__name__}: {error}; --debug shows where, please report it"
+        return _tell(error, line, FAULT, debug=debug)
+    finally:
+        flush()
+
+
+def _run(given: Sequence[str]) -> int:
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without "±" is no reason to fail
+    try:
+        options = build_parser().parse_args(given)
+    except SystemExit as end:  # after --help and --version; errors raise InputError
+        return int(end.code or 0)
+    options.run_verb(options)
+    return 0
+
+
+def _tell(error: BaseException, line: str, status: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    tell(f"jkoflow: {' '.join(line.split())}")
+    return status

@@ -1,0 +1,143 @@
+"""`jkoflow fit`: a table in, a run folder out; interrupted at any moment, it goes on to the same model.
+
+    fit(table, seed) = fit(table, seed) interrupted and resumed, bit for bit on the same machine
+
+Source: the shell contract of the architecture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jkoflow.cli.progress import Progress
+from jkoflow.cli.summary import summary_lines
+from jkoflow.cli.terminal import say, tell
+from jkoflow.config import Settings
+from jkoflow.data import Table, read_table
+from jkoflow.errors import InputError
+from jkoflow.pipeline import describe, fit_table, recognise_by, split_rows
+from jkoflow.runs import Mode, RunFolder
+from jkoflow.storage import shown
+
+__all__ = ["DEFAULTS", "DESCRIPTION", "EPILOG", "add_options", "run"]
+
+DEFAULTS: dict[str, Any] = {"holdout_fraction": 0.1}
+"""Where a fit from the shell differs from `Settings`: a tenth of the rows is held out to judge it."""
+
+DESCRIPTION = """\
+Train a model on TABLE and keep the run in the folder RUN.
+
+Every numeric column is learned, jointly. A tenth of the rows is held out and judges the result; another
+tenth stops the training. Without --budget the fit ends by itself: it takes seconds for 500 rows, minutes for
+50,000.
+"""
+
+EPILOG = """\
+examples:
+  jkoflow fit table.csv -o run
+  jkoflow fit table.csv -o run --resume              go on after an interruption; starts where there is no run
+  jkoflow fit table.csv -o run --context age,dose    the law of the other columns, given these two
+  jkoflow fit table.csv -o run --budget 600          as good as 10 minutes of processor time allow
+
+what appears in RUN:
+  model/             the model: config.json, schema.json, model.safetensors, README.md
+  run.json           settings, seed, the table's path and SHA-256, results; never the rows
+  steps.jsonl        one line for each block: step size, loss terms, held-out NLL, transport
+  checkpoints/       what --resume goes on from
+  environment.json   versions
+
+a settings file (TOML), each line optional:
+  max_blocks = 12                   # most blocks
+  gamma = "auto"                    # or a number, or {kind = "geometric", first = 0.25, growth = 1.4}
+  objective = "auto"                # or "jko": every block on the proximal objective alone; or "end_to_end"
+  smoothing = 0.05                  # a W2 distance in standard deviations; none by default
+  holdout_fraction = 0.1
+  validation_fraction = 0.1
+  dtype = "float32"
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("table", metavar="TABLE", help=".csv, .tsv, .parquet, .npy or .npz")
+    parser.add_argument("-o", "--output", metavar="RUN", required=True, help="folder of the run")
+    parser.add_argument("--config", metavar="F", help="settings as TOML; an unknown key is an error")
+    parser.add_argument("--seed", metavar="N", type=int, help="seed of all randomness (default 0)")
+    parser.add_argument("--budget", metavar="CPU_SECONDS", type=float, help="processor time for the fit")
+    parser.add_argument("--device", metavar="D", help="auto (default), cpu or cuda")
+    parser.add_argument("--context", metavar="COLS", help="columns to condition on, separated by commas")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with the run in RUN, or start it")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fit, or go on with a fit."""
+    _settings(options, {})  # a wrong option is told before a large table is read
+    full = read_table(options.table)
+    mode: Mode = "resume" if options.resume else "overwrite" if options.overwrite else "new"
+    inputs = [options.table, *([options.config] if options.config else [])]
+    progress = Progress()
+    try:
+        with RunFolder.open(options.output, mode, inputs=inputs) as folder:
+            recorded = {} if folder.is_new else folder.description
+            settings = _settings(options, recorded)
+            table, context = _split_columns(full, _context_columns(options, recorded))
+            if folder.status == "finished":
+                split = split_rows(table, settings)
+                folder.require_same(recognise_by(describe(table, context, settings, split)))
+                say(f"{shown(folder.path)}: the run is finished; --overwrite trains it again")
+                return
+            for change in folder.environment_changes():
+                tell(f"resumed in another environment, so the last bits may differ: {change}")
+            tell(f"{table.label}: {len(full):,} rows, {full.dim:,} columns{_given(context)}")
+            fitted = fit_table(table, context=context, settings=settings, run=folder, progress=progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(options, progress)) from None
+    for line in summary_lines(fitted.results, Path(options.output)):
+        say(line)
+    next_verb = "report" if context is not None else "sample"
+    arguments = "" if context is not None else " -n 1000 -o new_rows.csv"
+    say(f"next: jkoflow {next_verb} {shlex.quote(options.output)}{arguments}")
+
+
+def _settings(options: argparse.Namespace, recorded: Mapping[str, Any]) -> Settings:
+    """What the flags say, over the settings file, over the run that is resumed, over the defaults."""
+    flags = {name: getattr(options, name) for name in ("seed", "budget", "device")}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if options.config is not None:
+        return Settings.from_toml(Path(options.config), defaults=DEFAULTS, **given)
+    return Settings.from_mapping({**DEFAULTS, **recorded.get("settings", {}), **given})
+
+
+def _context_columns(options: argparse.Namespace, recorded: Mapping[str, Any]) -> list[str]:
+    if options.context is None:
+        return list((recorded.get("context") or {}).get("columns", []))
+    names = [name.strip() for name in options.context.split(",")]
+    if not all(names):
+        raise InputError(f"--context: expected column names separated by commas, got {options.context!r}")
+    return names
+
+
+def _split_columns(table: Table, names: list[str]) -> tuple[Table, Table | None]:
+    """The columns to learn and those to condition on; both keep the hash of the file that they are from."""
+    if not names:
+        return table, None
+    rest, given = table.drop(names), table.select(names)
+    return replace(rest, sha256=table.sha256), replace(given, sha256=table.sha256)
+
+
+def _given(context: Table | None) -> str:
+    return "" if context is None else f", given {', '.join(context.columns)}"
+
+
+def _how_to_go_on(options: argparse.Namespace, progress: Progress) -> str:
+    if not progress.started:
+        return "interrupted before the first block; nothing was written"
+    command = f"jkoflow fit {shlex.quote(options.table)} -o {shlex.quote(options.output)} --resume"
+    return f"interrupted after {progress.steps} block(s), which are kept; go on with {command}"

@@ -1,0 +1,57 @@
+"""Lines on the terminal: results on stdout, everything else on stderr; a reader that left stops nothing.
+
+    say: stdout, what was asked for        tell: stderr, progress and errors
+
+Source: POSIX.1-2017, write(): EPIPE where the reading end is closed, ENOSPC where the disk is full.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+from jkoflow.storage import write_error
+
+__all__ = ["flush", "say", "tell"]
+
+
+def say(line: str) -> None:
+    """Print a line on stdout.
+
+    Raises:
+        RunFolderError: stdout is a file that cannot be written.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        raise write_error("standard output", error) from error
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr, if anybody listens."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def flush() -> None:
+    """Write out what is left, so that the interpreter finds nothing to complain about when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Send what is still to be written to nowhere."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

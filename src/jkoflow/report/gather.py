@@ -1,0 +1,143 @@
+"""Gathers what a report shows: the run's own record, the table read again, and samples of the model.
+
+    real rows          the table, its columns dequantised as the fit dequantised them
+    latent rows        T(z) of the very rows that the held-out NLL is of
+    generated rows     T^{-1}(y), y ~ N(0, I) from the run's seed
+
+A reader: the run and the table stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jkoflow.data import Table, hash_file, read_table
+from jkoflow.errors import InputError
+from jkoflow.model import Model, load_model
+from jkoflow.pipeline import encode_rows, split_rows
+from jkoflow.report.contents import HeldOut, ReportData
+from jkoflow.report.samples import pick_rows
+from jkoflow.runs import RunFolder
+from jkoflow.runtime import seed_stream
+from jkoflow.storage import read_json, shown
+
+__all__ = ["find_table", "gather_report", "image_shape_of"]
+
+Reals = npt.NDArray[np.float64]
+
+_ROWS = 2000
+_PIXEL = re.compile(r"pixel_(\d+)_(\d+)")
+
+
+def gather_report(run: RunFolder) -> tuple[ReportData, str]:
+    """What the page of a finished run shows, and one line on why real rows are missing, or "".
+
+    Raises:
+        RunFolderError: The run is damaged.
+    """
+    model, description, results = load_model(run.model), run.description, run.results
+    table, context, missing = find_table(run)
+    real = latent = None
+    if table is not None:
+        picked = pick_rows(np.arange(float(len(table)))[:, None], _ROWS)[:, 0].astype(np.int64)
+        real = _dequantised(model, table.take(picked), model.settings.seed)
+        latent = _latent(model, table, context, results["held_out_on"])
+        context = None if context is None else context.take(picked)
+    empty = np.empty((0, model.schema.dim))
+    data = ReportData(
+        title=Path(description["table"]["path"] or "a table").name,
+        n_rows=description["table"]["rows"],
+        columns=model.schema.names,
+        real=empty if real is None else real,
+        generated=_generated(model, context),
+        latent=latent,
+        held_out=_held_out(results),
+        steps=tuple(run.read_records()),
+        image_shape=image_shape_of(model.schema.names),
+        settings=description["settings"],
+        notes=(*results["notes"], *([missing] if missing else [])),
+        environment=_environment(run),
+    )
+    return data, missing
+
+
+def find_table(run: RunFolder) -> tuple[Table | None, Table | None, str]:
+    """The run's table and its context columns, or one line that says why they cannot be had."""
+    record, given = run.description["table"], run.description["context"]
+    try:
+        full = read_table(_unchanged(run.path, record["path"], record["sha256"]))
+        context = None if given is None else full.select(given["columns"])
+        return full.select(record["columns"]), context, ""
+    except InputError as error:
+        return None, None, f"the page is without real rows: {error}"
+
+
+def _unchanged(run: Path, name: str | None, sha256: str | None) -> Path:
+    """Where the table is now: where it was, or in the run folder; InputError where it is not to be had."""
+    if name is None:
+        raise InputError("the table came from memory")
+    path = next((path for path in (Path(name), run / Path(name).name) if path.is_file()), None)
+    if path is None:
+        raise InputError(f"{shown(name)}: the table is not there any more; put it back to have them")
+    if hash_file(path) != sha256:
+        raise InputError(
+            f"{shown(path)}: the table has changed since the fit; put the old one back to have them"
+        )
+    return path
+
+
+def image_shape_of(columns: tuple[str, ...]) -> tuple[int, int] | None:
+    """Height and width where the columns are named pixel_ROW_COLUMN, row by row from 0; else None."""
+    found = [match and (int(match[1]), int(match[2])) for match in map(_PIXEL.fullmatch, columns)]
+    places = [place for place in found if place]
+    if not places or len(places) < len(columns):
+        return None
+    height, width = places[-1][0] + 1, places[-1][1] + 1
+    return (height, width) if places == list(np.ndindex(height, width)) else None
+
+
+def _dequantised(model: Model, table: Table, seed: int) -> Reals:
+    """Rows as a flow can reproduce them, data units."""
+    generator = seed_stream(seed, "dequantisation report")
+    return model.schema.decode(model.schema.encode(table, generator=generator))
+
+
+def _latent(model: Model, table: Table, context: Table | None, part: str) -> Reals:
+    rows = getattr(split_rows(table, model.settings), part)
+    given = None if context is None else context.take(rows)
+    held_out = encode_rows(model, table.take(rows), given, stream=part, seed=model.settings.seed)
+    return np.asarray(model.flow.push(held_out.x, held_out.context).double().cpu().numpy())
+
+
+def _generated(model: Model, context: Table | None) -> Reals:
+    if model.context_schema is not None and context is None:
+        return np.empty((0, model.schema.dim))
+    n_rows = _ROWS if context is None else len(context)
+    return model.sample(n_rows, seed=model.settings.seed, context=context)[0]
+
+
+def _held_out(results: dict[str, Any]) -> HeldOut:
+    return HeldOut(
+        nll=results["held_out_nll_nats"],
+        se=_number(results["held_out_nll_se_nats"]),
+        gaussian_nll=results["gaussian_nll_nats"],
+        gaussian_se=_number(results["gaussian_nll_se_nats"]),
+        difference_se=_number(results["gaussian_minus_ours_se_nats"]),
+        rows=results["held_out_rows"],
+        steered=results["held_out_on"] == "validation",
+    )
+
+
+def _number(value: float | None) -> float:
+    """NaN where JSON, which has none, holds null."""
+    return float("nan") if value is None else value
+
+
+def _environment(run: RunFolder) -> dict[str, Any]:
+    file = run.content / "environment.json"
+    return {key: value for key, value in read_json(file).items() if key != "format"} if file.exists() else {}

@@ -1,0 +1,77 @@
+"""Particles: rows with their context, drawn, cut into chunks and pushed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from jkoflow.errors import InputError
+from jkoflow.particles import Particles
+from oracles.blocks import generator, points
+
+
+def particles(n: int = 10) -> Particles:
+    x = points(n, 2)
+    return Particles(x, x[:, :1] * 10)
+
+
+def test_shape() -> None:
+    assert (len(particles(7)), particles().dim, particles().context_dim) == (7, 2, 1)
+    assert Particles(points(4, 3)).context_dim == 0
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2, 1)])
+def test_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"particles: expected shape \(n, d\), got"):
+        Particles(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 1), (5, 1, 1)])
+def test_context_must_have_a_row_for_each(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"context: expected shape \(5, c\)"):
+        Particles(torch.zeros(5, 2), torch.zeros(shape))
+
+
+def test_rows_keep_their_context() -> None:
+    picked = particles().rows(torch.tensor([3, 3, 0]))
+    assert torch.equal(picked.x, particles().x[[3, 3, 0]])
+    assert torch.equal(picked.context, picked.x[:, :1] * 10)
+    assert Particles(points(4, 2)).rows(slice(0, 2)).context is None
+
+
+def test_draw_is_with_replacement_uniform_and_from_the_generator() -> None:
+    drawn = particles(5).draw(20_000, generator(1))
+    assert torch.equal(drawn.context, drawn.x[:, :1] * 10)
+    counts = torch.stack([(drawn.x == row).all(dim=1).sum() for row in particles(5).x])
+    assert int(counts.sum()) == 20_000
+    assert torch.all((counts - 4000).abs() < 5 * (20_000 * 0.16) ** 0.5)
+    assert torch.equal(particles(5).draw(9, generator(1)).x, particles(5).draw(9, generator(1)).x)
+
+
+def test_chunks_are_all_rows_in_order() -> None:
+    parts = list(particles(10).chunks(4))
+    assert [len(part) for part in parts] == [4, 4, 2]
+    assert torch.equal(torch.cat([part.x for part in parts]), particles(10).x)
+    assert torch.equal(torch.cat([part.context for part in parts]), particles(10).context)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 100])
+def test_map_pushes_every_row_with_its_context(size: int) -> None:
+    sizes = []
+
+    def push(x: Tensor, context: Tensor | None) -> Tensor:
+        sizes.append(len(x))
+        return x + context
+
+    before = particles()
+    after = before.map(push, size=size)
+    assert torch.equal(after.x, before.x + before.context)
+    assert torch.equal(after.context, before.context)
+    assert torch.equal(before.x, particles().x)
+    assert max(sizes) <= size
+
+
+def test_map_builds_no_graph() -> None:
+    weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    assert not particles().map(lambda x, c: x * weight).x.requires_grad

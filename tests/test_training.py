@@ -1,0 +1,300 @@
+"""From settings to a flow: the Gaussian oracle, decisions on record, no clock, and resuming bit for bit."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jkoflow import training
+from jkoflow.budget import Decisions
+from jkoflow.config import Settings
+from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
+from jkoflow.fit import FitState, TakenStep
+from jkoflow.likelihood import log_prob
+from jkoflow.particles import Particles
+from jkoflow.proximal import NetworkSettings
+from jkoflow.runtime import Runtime
+from jkoflow.schedule import reparametrise
+from jkoflow.training import train_flow, updates_per_block
+from oracles.blocks import points
+from oracles.trainers import gaussian_particles, restored
+
+Steps = list[tuple[FitState, TakenStep]]
+
+ADAPTIVE = {"kind": "adaptive", "first": 0.2, "rounds": 3, "stop_ratio": None}
+FITS: dict[str, dict[str, Any]] = {
+    "jko": {"objective": "jko", "gamma": 0.4, "max_blocks": 3},
+    "jko with a free last step": {
+        "objective": "jko",
+        "gamma": {"kind": "geometric", "free_last": True},
+        "max_blocks": 2,
+    },
+    "jko, re-parametrised": {"objective": "jko", "gamma": ADAPTIVE, "max_blocks": 2},
+    "auto": {"max_blocks": 4},
+    "end_to_end": {"objective": "end_to_end", "gamma": 0.4, "max_blocks": 2},
+}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same training with a small network and few updates."""
+    small = functools.partial(NetworkSettings, width=16, depth=1, n_frequencies=4)
+    monkeypatch.setattr(training, "NetworkSettings", small)
+    monkeypatch.setattr(training, "updates_per_block", lambda n_rows: 12)
+    monkeypatch.setattr(training, "_PILOT_UPDATES", (4, 8))
+    monkeypatch.setattr(training, "BATCH", 64)
+
+
+def two_clusters(n: int, seed: int) -> Particles:
+    x = points(n, 2, torch.float32, seed=seed)
+    return Particles(torch.where(x[:, :1] > 0.3, 0.3 * x + 1.2, 0.3 * x - 1.2))
+
+
+def run(name: str = "auto", *, decisions: Decisions | None = None, taken: list[TakenStep] | None = None) -> Steps:
+    return list(
+        train_flow(
+            two_clusters(300, 1),
+            two_clusters(100, 2),
+            settings=Settings(**FITS[name]),
+            runtime=Runtime(0),
+            decisions=decisions or Decisions(),
+            taken=taken or [],
+        )
+    )
+
+
+def same_flow(first: Steps, second: Steps) -> bool:
+    one, other = first[-1][0].flow.state_dict(), second[-1][0].flow.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def forbidden_clock() -> float:
+    raise AssertionError("a clock was read")
+
+
+def oracle_errors(dim: int, gamma: float) -> list[tuple[float, float]]:
+    """For each of two trained blocks, the largest error of the mean and of the standard deviations.
+
+    Against the closed form started from the measured moments before the block, along its principal axes.
+    """
+    train = gaussian_particles(ORACLE_ROWS, dim, torch.float32)
+    validation = gaussian_particles(ORACLE_ROWS // 5, dim, torch.float32, seed=1)
+    constant = {"kind": "constant", "value": gamma, "stop_ratio": None}
+    before, errors = GaussianState.from_samples(train.x.double().numpy()), []
+    for state, _ in train_flow(
+        train,
+        validation,
+        settings=Settings(objective="jko", gamma=constant, max_blocks=2),
+        runtime=Runtime(0),
+        decisions=Decisions(),
+    ):
+        exact = jko_step(before, gamma, Quadratic.standard(dim))
+        after = GaussianState.from_samples(state.train.x.double().numpy())
+        variances, axes = np.linalg.eigh(exact.covariance)
+        deviations = np.sqrt(np.diag(axes.T @ after.covariance @ axes))
+        errors.append(
+            (
+                float(np.abs(after.mean - exact.mean).max()),
+                float(np.abs(deviations - np.sqrt(variances)).max()),
+            )
+        )
+        before = after
+    return errors
+
+
+ORACLE_ROWS = 8000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [1, 2, 10])
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 1.5])
+def test_gaussian_oracle(dim: int, gamma: float) -> None:
+    errors = oracle_errors(dim, gamma)
+    assert len(errors) == 2
+    for mean_error, deviation_error in errors:
+        assert mean_error <= 0.03
+        assert deviation_error <= 0.03
+
+
+def test_documented_limit_in_updates() -> None:
+    assert [updates_per_block(n) for n in (10, 400, 10_000, 62_500, 10**6)] == [200, 200, 1000, 2500, 2500]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", FITS)
+def test_fit_lowers_the_held_out_nll(name: str) -> None:
+    steps = run(name)
+    validation = two_clusters(100, 2).x
+    last = steps[-1][0]
+    base = -float(last.flow.base.log_prob(validation.double()).mean())
+    assert last.nll < base
+    assert last.nll == pytest.approx(-float(log_prob(last.flow, validation).mean()), abs=1e-5)
+    assert len(last.flow) <= Settings(**FITS[name]).max_blocks
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", FITS)
+def test_record_of_each_step(name: str) -> None:
+    for _, step in run(name):
+        record = step.info
+        assert {"warm_start", "proximal"} <= set(record["updates"])
+        assert record["finished_on"] in ("warm_start", "proximal", "closed_form", "end_to_end")
+        for key in (
+            "block",
+            "round",
+            "gamma",
+            "kept",
+            "retries",
+            "potential_nats",
+            "neg_log_det_nats",
+            "transport_nats",
+            "held_out_nll_nats",
+            "held_out_nll_se_nats",
+            "transport",
+            "step_doubling_error",
+        ):
+            assert key in record, key
+        assert record["kept"] == (step.block is not None)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", FITS)
+def test_same_seed_same_flow_and_no_clock(name: str) -> None:
+    """Without a budget no decision reads a clock."""
+    first = run(name, decisions=Decisions(clock=forbidden_clock))
+    torch.manual_seed(3)
+    second = run(name, decisions=Decisions(clock=forbidden_clock))
+    assert same_flow(first, second)
+    assert [step.info for _, step in first] == [step.info for _, step in second]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["jko", "jko, re-parametrised", "auto"])
+def test_fit_that_is_interrupted_anywhere_ends_with_the_same_flow(name: str) -> None:
+    log: list[dict[str, Any]] = []
+    whole = run(name, decisions=Decisions(record=log.append))
+    for n_taken in range(len(whole) + 1):
+        again = run(
+            name, decisions=Decisions(recorded=log), taken=[restored(step) for _, step in whole[:n_taken]]
+        )
+        assert same_flow(again, whole), n_taken
+        assert [step.info for _, step in again] == [step.info for _, step in whole], n_taken
+
+
+@pytest.mark.usefixtures("quick")
+def test_interrupted_before_the_first_step() -> None:
+    """The pilot's decision is on record before a block is trained, and is not taken again."""
+    log: list[dict[str, Any]] = []
+    whole = run(decisions=Decisions(record=log.append))
+    first = next(
+        train_flow(
+            two_clusters(300, 1),
+            two_clusters(100, 2),
+            settings=Settings(**FITS["auto"]),
+            runtime=Runtime(0),
+            decisions=Decisions(record=log.append),
+        )
+    )
+    assert [entry["what"] for entry in log] == ["pilot", "pilot"]
+    assert log[0] == log[1]
+    assert first[1].info == whole[0][1].info
+    opposite = {**log[0], "value": {**log[0]["value"], "affine_first": not log[0]["value"]["affine_first"]}}
+    assert not same_flow(run(decisions=Decisions(recorded=[opposite])), whole)
+
+
+@pytest.mark.usefixtures("quick")
+def test_jko_trains_on_the_proximal_objective_alone() -> None:
+    for _, step in run("jko"):
+        assert step.info["updates"]["warm_start"] == 0
+        assert step.info["updates"]["proximal"] > 0
+        assert step.info["finished_on"] == "proximal"
+        assert step.info["gamma"] == 0.4
+
+
+@pytest.mark.usefixtures("quick")
+def test_free_last_step() -> None:
+    last = run("jko with a free last step")[-1][1]
+    assert last.info["gamma"] is None
+    assert last.info["transport_nats"] == 0
+    assert last.block is not None
+    assert last.block.free
+
+
+@pytest.mark.usefixtures("quick")
+def test_every_round_is_reparametrised_by_the_one_before() -> None:
+    """Three rounds: the step sizes of each follow from the distances moved in the one before."""
+    rounds: dict[int, list[dict[str, Any]]] = {}
+    for state, step in run("jko, re-parametrised"):
+        rounds.setdefault(step.info["round"], []).append(step.info)
+        assert len(state.flow) == len(rounds[step.info["round"]])
+    assert sorted(rounds) == [0, 1, 2]
+    for earlier, later in ((0, 1), (1, 2)):
+        gammas = [record["gamma"] for record in rounds[earlier]]
+        moved = [record["mean_distance"] for record in rounds[earlier]]
+        expected = reparametrise(gammas, moved, eta=0.5, cap=3.0)
+        assert [record["gamma"] for record in rounds[later]] == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures("quick")
+def test_reparametrisation_survives_dropped_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances belong to the steps that were taken, whichever they were."""
+    monkeypatch.setattr(training, "WARM_START_RATE", 0.0)  # every block stays the identity, and is dropped
+    monkeypatch.setattr(training, "FINISH_RATE", 0.0)
+    monkeypatch.setitem(FITS, "adaptive", {"gamma": {**ADAPTIVE, "rounds": 2}, "max_blocks": 3})
+    steps = run("adaptive")
+    assert all(step.block is None for _, step in steps if step.info["round"] >= 0)
+
+
+class Clock:
+    """CPU-seconds that pass at every look."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["jko", "auto", "end_to_end"])
+def test_decisions_of_a_budget_are_recorded_and_replayed(name: str) -> None:
+    """Whatever the clock does the second time, the flow is the one of the first."""
+    log: list[dict[str, Any]] = []
+    whole = run(name, decisions=Decisions(budget=1.0, clock=Clock(0.08), record=log.append))
+    assert log
+    assert len(whole[-1][0].flow) > 0
+    again = run(name, decisions=Decisions(budget=1.0, clock=Clock(1e-9), recorded=log))
+    slow = run(name, decisions=Decisions(budget=1.0, clock=Clock(0.01), recorded=log, spent=0.9))
+    assert same_flow(again, whole)
+    assert [step.info["updates"] for _, step in slow] == [step.info["updates"] for _, step in whole]
+
+
+@pytest.mark.usefixtures("quick")
+def test_fit_with_context() -> None:
+    context = points(300, 1, torch.float32)
+    train = Particles(two_clusters(300, 1).x + context, context)
+    *_, (state, _) = train_flow(
+        train, train, settings=Settings(**FITS["jko"]), runtime=Runtime(0), decisions=Decisions()
+    )
+    assert state.train.context is context
+    assert not torch.equal(state.flow.push(train.x, context), state.flow.push(train.x, -context))
+
+
+@pytest.mark.usefixtures("quick")
+def test_dtype_of_the_runtime() -> None:
+    train = gaussian_particles(100, 2)
+    *_, (state, _) = train_flow(
+        train,
+        train,
+        settings=Settings(**FITS["jko"]),
+        runtime=Runtime(0, dtype=torch.float64),
+        decisions=Decisions(),
+    )
+    assert state.train.x.dtype == torch.float64
+    assert math.isfinite(state.nll)
