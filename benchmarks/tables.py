@@ -1,9 +1,9 @@
-"""Real tables: held-out NLL of the default fit beside Gaussians and a mixture, on the same split in the same run.
+"""Real tables: test NLL of the default fit beside Gaussians and a mixture, on the same split and run.
 
-Preparation, the same rows and noise for all: exact duplicates are dropped before the split; a column in which
-fewer than 5 % of the values are distinct, or one value holds more than 1 %, gets uniform noise of its measuring
-step; a random 10 % are test rows; columns are standardised with training statistics. Differences are paired per
-test row. Nothing is set by hand for any table.
+Preparation, the same rows and noise for all: exact duplicates are dropped before the split; a column in
+which fewer than 5 % of the values are distinct, or one value holds more than 1 %, gets uniform noise of its
+measuring step; a random 10 % are test rows; columns are standardised with training statistics. Differences
+are paired per test row. Nothing is set by hand for any table.
 
     python benchmarks/tables.py --data-dir DATA [--only NAME ...]
 

@@ -2,7 +2,8 @@
 
     python examples/shapes.py [NAME ...] [--rows N] [--picture FILE]
 
-Each shape has an exactly known density, so KL(truth | model) = E[log p - log q_0] is an average over fresh draws.
+Each shape has an exactly known density, so KL(truth | model) = E[log p - log q_0] is an average over fresh
+draws.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ TEST_ROWS = 10_000
 
 
 def kl_to_truth(name: str, *, rows: int, seed: int = 0) -> tuple[float, float, JKOFlow]:
-    """Fit the defaults to `rows` draws of the shape; KL to the truth with its standard error, nats, and the model."""
+    """Fit the defaults to `rows` draws; KL to the truth and its standard error, nats, and the model."""
     law = make_law(name)
     model = JKOFlow(random_state=seed).fit(law.sample(rows, seed_stream(seed, "example train")).numpy())
     fresh = law.sample(TEST_ROWS, seed_stream(seed, "example test"))

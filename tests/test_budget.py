@@ -1,4 +1,4 @@
-"""Decisions: recorded before they take effect, replayed by a fit that resumes, and no clock without a budget."""
+"""Decisions: recorded before they take effect, replayed on resuming, and no clock without a budget."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -60,7 +61,7 @@ def test_rate_warms_up_and_falls_as_a_cosine() -> None:
         return weight.value.sum()
 
     run(weight, loss, lambda: -float(len(path)), updates=200, learning_rate=0.1)
-    rates = [before - after for before, after in zip(path, path[1:], strict=False)]
+    rates = [before - after for before, after in itertools.pairwise(path)]
     for i, rate in enumerate(rates):
         cosine = (1 + math.cos(math.pi * i / 200)) / 2
         expected = 0.1 * min(1, (i + 1) / 50) * (0.02 + 0.98 * cosine)
@@ -114,7 +115,9 @@ def test_start_is_kept_where_nothing_is_better() -> None:
 def test_patience_ends_the_descent() -> None:
     weight = Weight()
     values = iter([5.0, 4.0, *[6.0] * 50])
-    done = run(weight, lambda: weight.value.sum(), lambda: next(values), updates=200, checkpoints=20, patience=3)
+    done = run(
+        weight, lambda: weight.value.sum(), lambda: next(values), updates=200, checkpoints=20, patience=3
+    )
     assert (done.updates, done.best_update) == (40, 10)
 
 
@@ -218,4 +221,7 @@ def test_frozen_parameters_stay() -> None:
 
 def test_fewer_updates_than_checkpoints() -> None:
     weight = Weight()
-    assert run(weight, quadratic(weight), lambda: (weight.number - 3) ** 2, updates=3, checkpoints=20).updates == 3
+    assert (
+        run(weight, quadratic(weight), lambda: (weight.number - 3) ** 2, updates=3, checkpoints=20).updates
+        == 3
+    )

@@ -25,7 +25,9 @@ def untrained(n_blocks: int = 3) -> Flow:
     return flow
 
 
-def trained(flow: Flow, *, seed: int = 0, updates: int = 60, divergence: str = "auto") -> tuple[Flow, Descent]:
+def trained(
+    flow: Flow, *, seed: int = 0, updates: int = 60, divergence: str = "auto"
+) -> tuple[Flow, Descent]:
     return train_end_to_end(
         flow,
         TRAIN,
@@ -72,6 +74,8 @@ def test_finished_flow_is_polished_never_worsened() -> None:
 
 def test_same_seed_same_flow() -> None:
     flow = untrained(2)
-    states = [trained(flow, seed=seed, updates=5, divergence="hutchinson")[0].state_dict() for seed in (1, 1, 2)]
+    states = [
+        trained(flow, seed=seed, updates=5, divergence="hutchinson")[0].state_dict() for seed in (1, 1, 2)
+    ]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])

@@ -255,7 +255,7 @@ def live_bytes() -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_blocks() -> None:
-    """Measured while block n is trained: what is alive beyond the finished blocks' own numbers is constant."""
+    """Measured while block n is trained: nothing is alive of earlier blocks but their own few numbers."""
     train = Particles(points(50_000, DIM, torch.float32) * 2)
     held_out = Particles(points(500, DIM, torch.float32, seed=1) * 2)
     measured: dict[int, int] = {}

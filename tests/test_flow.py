@@ -173,7 +173,9 @@ def test_no_rows() -> None:
 
 def test_a_row_that_misses_the_tolerance_of_one_block_is_seen_in_the_whole() -> None:
     class Broken(type(make_block("affine"))):  # type: ignore[misc]
-        def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
+        def invert(
+            self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None
+        ) -> Inverse:
             wrong = y.clone()
             wrong[3] += 0.1
             return Inverse(wrong, torch.zeros(len(y), dtype=y.dtype))

@@ -30,7 +30,7 @@ def grid(dim: int) -> tuple[Tensor, float]:
 def test_density_of_a_coarse_block_integrates_to_one(dim: int) -> None:
     """One Runge-Kutta step of a strong field: one to one, far from the flow, and yet an exact density.
 
-    The trace form of the same block is off by more than 0.01 nats, and its "density" does not integrate to one.
+    The trace form of the same block is off by more than 0.01 nats, and its "density" is none.
     """
     block = coarse_block(dim)
     flow = Flow(StandardNormal(dim), [block])

@@ -77,9 +77,7 @@ def test_total_is_the_sum_of_the_three_terms() -> None:
 def test_total_is_the_proximal_objective_up_to_the_entropy() -> None:
     """L(T) = KL(T_# p | q) + H(p) - log Z + W2^2/(2 gamma), the optimal map's transport cost being W2^2."""
     before = GaussianState(MEAN.numpy(), COVARIANCE.numpy())
-    after = GaussianState(
-        (MATRIX @ MEAN + OFFSET).numpy(), (MATRIX @ COVARIANCE @ MATRIX.T).numpy()
-    )
+    after = GaussianState((MATRIX @ MEAN + OFFSET).numpy(), (MATRIX @ COVARIANCE @ MATRIX.T).numpy())
     entropy = 0.5 * float(torch.logdet(COVARIANCE)) + 1 + math.log(2 * math.pi)
     expected = kl(after, Quadratic.standard(2)) + entropy - math.log(2 * math.pi)
     expected += w2(before, after) ** 2 / (2 * GAMMA)
@@ -122,7 +120,9 @@ def test_terms_of_a_network_are_those_of_the_map_it_is() -> None:
     terms = terms_of(block)
     assert float(terms.potential) == pytest.approx(float(y.square().sum(dim=1).mean() / 2), rel=1e-12)
     assert float(terms.neg_log_det) == pytest.approx(-float(log_det.mean()), rel=1e-12)
-    assert float(terms.moved) == pytest.approx(float((y - block.pull(y)).square().sum(dim=1).mean()), rel=1e-8)
+    assert float(terms.moved) == pytest.approx(
+        float((y - block.pull(y)).square().sum(dim=1).mean()), rel=1e-8
+    )
 
 
 def test_terms_are_means_over_rows_and_differentiable() -> None:

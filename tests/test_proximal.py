@@ -57,15 +57,15 @@ def moment_errors(before: Tensor, after: Tensor, gamma: float) -> tuple[float, f
     return float(np.abs(got.mean - exact.mean).max()), float(np.abs(deviations - np.sqrt(variances)).max())
 
 
-@pytest.mark.parametrize(("dim", "gamma"), [(1, 1.5), (2, 0.5), (10, 0.1)])
+@pytest.mark.parametrize(("dim", "gamma"), [(1, 0.1), (2, 1.5), (10, 0.5)])
 def test_gaussian_oracle(dim: int, gamma: float) -> None:
     """Two blocks in a row, each against the closed form started from the measured moments before it.
 
     A small network, so that it is quick; the default one is held to all nine cases among the slow tests of
     `train_flow`.
     """
-    network = NetworkSettings(width=32, depth=2, n_frequencies=0)
-    trainer = ProximalTrainer(network, DescentSettings(150, 512, 1e-2, checkpoints=5), steps=1)
+    network = NetworkSettings(width=32, depth=1, n_frequencies=0)
+    trainer = ProximalTrainer(network, DescentSettings(300, 512, 2e-2, checkpoints=10), steps=1)
     train = gaussian_particles(8000, dim, torch.float32)
     state = initial_state(StandardNormal(dim), train, gaussian_particles(1000, dim, torch.float32, seed=1))
     before = state.train.x
@@ -114,9 +114,7 @@ def test_context_is_given_to_the_block() -> None:
     """Rows whose mean is their context: a conditional step moves each towards 0 by its own amount."""
     context = torch.where(points(800, 1) > 0.3, 2.0, -2.0)
     x = points(800, 1, seed=3) * 0.2 + context
-    step = Step(
-        1, math.inf, Particles(x, context), Particles(x, context), StandardNormal(1), RUNTIME
-    )
+    step = Step(1, math.inf, Particles(x, context), Particles(x, context), StandardNormal(1), RUNTIME)
     block, _ = quick_trainer(150)(step)
     with torch.no_grad():
         y = block.push(x, context)
@@ -138,7 +136,9 @@ def test_phases_are_told_to_stop_by_name() -> None:
     assert record["updates"] == {"warm_start": 4, "proximal": 4}
 
 
-def started(finish: DescentSettings | None, gamma: float = 0.5) -> tuple[NeuralODEBlock, dict[str, Any], Step]:
+def started(
+    finish: DescentSettings | None, gamma: float = 0.5
+) -> tuple[NeuralODEBlock, dict[str, Any], Step]:
     step = make_step(gamma)
     block, record = WarmStartedTrainer(SMALL, DescentSettings(80, 128, 1e-2), finish)(step)
     return block, record, step
@@ -182,9 +182,9 @@ def test_finish_that_does_not_lower_it_is_thrown_away() -> None:
 
 def test_start_that_learns_nothing_leaves_the_identity() -> None:
     """At a rate of zero nothing improves: no finish is tried."""
-    block, record = WarmStartedTrainer(
-        SMALL, DescentSettings(10, 64, 0.0), DescentSettings(10, 64, 1e-2)
-    )(make_step())
+    block, record = WarmStartedTrainer(SMALL, DescentSettings(10, 64, 0.0), DescentSettings(10, 64, 1e-2))(
+        make_step()
+    )
     x = points(5, 2)
     assert torch.equal(block.push(x), x)
     assert record["best_update"] == 0
@@ -192,7 +192,7 @@ def test_start_that_learns_nothing_leaves_the_identity() -> None:
 
 
 def test_fewest_solver_steps_that_are_as_good() -> None:
-    """Within 2 % of what the block gains, and never less than 0.002 nats; a coarser map that folds is not taken."""
+    """Within 2 % of what the block gains, and never less than 0.002 nats."""
     step = make_step(1.0)
     judged = judged_rows(step.validation)
     smooth = NeuralODEBlock(make_velocity(2, strength=0.05), gamma=1.0, steps=2).requires_grad_(False)
@@ -203,7 +203,7 @@ def test_fewest_solver_steps_that_are_as_good() -> None:
     folding = NeuralODEBlock(make_velocity(2, seed=6, strength=2.0), gamma=1.0, steps=1).requires_grad_(False)
     nlls = {
         steps: nll_after(NeuralODEBlock(folding.velocity, gamma=1.0, steps=steps), step.base, judged)
-        for steps in (1, 2)
+        for steps in (1, 2, 4)
     }
     chosen, nll = with_chosen_steps(folding, step, judged)
     assert nll == nlls[chosen.steps]
@@ -215,9 +215,8 @@ def test_judged_rows_are_the_first_and_fewer_in_high_dimension() -> None:
     many = Particles(torch.zeros(40_000, 2))
     assert len(judged_rows(many)) == 40_000
     assert len(judged_rows(Particles(torch.zeros(5000, 16)))) == 1024
-    assert len(judged_rows(Particles(torch.zeros(600, 128)))) == 256
     x = points(600, 128)
-    assert torch.equal(judged_rows(Particles(x)).x, x[:256])
+    assert torch.equal(judged_rows(Particles(x)).x, x[:64])
 
 
 def test_streams_of_a_step_depend_on_its_number_and_round() -> None:

@@ -68,7 +68,7 @@ def test_device_and_dtype_by_name() -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "", "cuda:"])
 def test_unknown_device_is_refused(device: str) -> None:
-    with pytest.raises(InputError, match="^device: "):
+    with pytest.raises(InputError, match=r"^device: "):
         resolve_device(device)
 
 

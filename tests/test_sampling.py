@@ -16,7 +16,8 @@ from oracles.blocks import DTYPES, coarse_block, make_block, make_velocity, poin
 
 def make_flow(dtype: torch.dtype = torch.float64) -> Flow:
     return Flow(
-        StandardNormal(2), [make_block(name, dtype, 2) for name in ("affine", "neural_ode", "neural_ode_steps")]
+        StandardNormal(2),
+        [make_block(name, dtype, 2) for name in ("affine", "neural_ode", "neural_ode_steps")],
     )
 
 

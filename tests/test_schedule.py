@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -70,7 +71,9 @@ def test_reparametrised_schedule_keeps_the_free_step_and_drops_steps_not_taken()
 
 
 def test_adaptive_is_geometric_in_its_first_round() -> None:
-    schedule = resolved({"kind": "adaptive", "first": 0.2, "growth": 1.5, "cap": 0.5, "rounds": 3, "eta": 0.3})
+    schedule = resolved(
+        {"kind": "adaptive", "first": 0.2, "growth": 1.5, "cap": 0.5, "rounds": 3, "eta": 0.3}
+    )
     assert schedule.gammas == pytest.approx((0.2, 0.3, 0.45, 0.5, 0.5))
     assert (schedule.rounds, schedule.eta, schedule.cap) == (3, 0.3, 0.5)
 
@@ -87,7 +90,7 @@ def test_automatic_schedule_grows_and_ends_free(scale: float, max_blocks: int) -
     assert all(gamma <= 1 + 1e-12 for gamma in finite)
     if len(finite) > 1:
         assert finite[-1] == pytest.approx(1)
-        ratios = [later / earlier for earlier, later in zip(finite, finite[1:], strict=False)]
+        ratios = [later / earlier for earlier, later in itertools.pairwise(finite)]
         assert ratios == pytest.approx([ratios[0]] * len(ratios))
         assert max_blocks < 16 or ratios[0] <= 3 + 1e-9
     assert schedule.stop_ratio is None
@@ -145,7 +148,7 @@ def test_finest_scale_survives_duplicates_and_one_column() -> None:
     ids=str,
 )
 def test_unreadable_option_is_refused_in_one_line(gamma: Any) -> None:
-    with pytest.raises(InputError, match="^gamma: ") as caught:
+    with pytest.raises(InputError, match=r"^gamma: ") as caught:
         check_gamma(gamma)
     assert "\n" not in str(caught.value)
 

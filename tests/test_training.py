@@ -28,10 +28,14 @@ Steps = list[tuple[FitState, TakenStep]]
 
 ADAPTIVE = {"kind": "adaptive", "first": 0.2, "rounds": 3, "stop_ratio": None}
 FITS: dict[str, dict[str, Any]] = {
-    "jko": {"objective": "jko", "gamma": 0.4, "max_blocks": 3},
+    "jko": {
+        "objective": "jko",
+        "gamma": {"kind": "constant", "value": 0.4, "stop_ratio": None},
+        "max_blocks": 3,
+    },
     "jko with a free last step": {
         "objective": "jko",
-        "gamma": {"kind": "geometric", "free_last": True},
+        "gamma": {"kind": "geometric", "free_last": True, "stop_ratio": None},
         "max_blocks": 2,
     },
     "jko, re-parametrised": {"objective": "jko", "gamma": ADAPTIVE, "max_blocks": 2},
@@ -47,6 +51,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "NetworkSettings", small)
     monkeypatch.setattr(training, "updates_per_block", lambda n_rows: 12)
     monkeypatch.setattr(training, "_PILOT_UPDATES", (4, 8))
+    monkeypatch.setattr(training, "_BUDGET_UPDATES", 40)
     monkeypatch.setattr(training, "BATCH", 64)
 
 
@@ -55,7 +60,9 @@ def two_clusters(n: int, seed: int) -> Particles:
     return Particles(torch.where(x[:, :1] > 0.3, 0.3 * x + 1.2, 0.3 * x - 1.2))
 
 
-def run(name: str = "auto", *, decisions: Decisions | None = None, taken: list[TakenStep] | None = None) -> Steps:
+def run(
+    name: str = "auto", *, decisions: Decisions | None = None, taken: list[TakenStep] | None = None
+) -> Steps:
     return list(
         train_flow(
             two_clusters(300, 1),
@@ -270,9 +277,19 @@ def test_decisions_of_a_budget_are_recorded_and_replayed(name: str) -> None:
     assert log
     assert len(whole[-1][0].flow) > 0
     again = run(name, decisions=Decisions(budget=1.0, clock=Clock(1e-9), recorded=log))
-    slow = run(name, decisions=Decisions(budget=1.0, clock=Clock(0.01), recorded=log, spent=0.9))
     assert same_flow(again, whole)
-    assert [step.info["updates"] for _, step in slow] == [step.info["updates"] for _, step in whole]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["jko", "end_to_end"])
+def test_slower_resume_repeats_the_recorded_stop(name: str) -> None:
+    """Interrupted inside the block whose stop is on record; now the budget is spent before that update."""
+    log: list[dict[str, Any]] = []
+    whole = run(name, decisions=Decisions(budget=1.0, clock=Clock(0.06), record=log.append))
+    stopped = next(entry["block"] for entry in log)
+    taken = [restored(step) for _, step in whole[: max(0, stopped - 1)]]
+    slow = run(name, decisions=Decisions(budget=1.0, clock=Clock(0.06), recorded=log, spent=0.9), taken=taken)
+    assert same_flow(slow, whole)
 
 
 @pytest.mark.usefixtures("quick")

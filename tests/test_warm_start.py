@@ -20,7 +20,7 @@ from oracles.trainers import gaussian_particles
 
 @pytest.mark.parametrize("gamma", [0.01, 0.1, 0.5, 1.5, 10.0])
 def test_point_spreads_as_in_the_exact_step(gamma: float) -> None:
-    """A point mass: the path adds sin(theta)^2 = gamma/(1 + gamma), the variance that the exact step gives it."""
+    """A point mass gets the variance sin(theta)^2 = gamma/(1 + gamma) that the exact step gives it."""
     point = GaussianState(np.zeros(1), np.zeros((1, 1)))
     exact = float(jko_step(point, gamma, Quadratic.standard(1)).covariance[0, 0])
     assert math.sin(ou_angle(gamma)) ** 2 == pytest.approx(exact) == pytest.approx(gamma / (1 + gamma))
@@ -53,7 +53,9 @@ def test_velocity_is_the_derivative_of_the_position() -> None:
 
 def started(seed: int = 0, updates: int = 300) -> tuple[NeuralODEBlock, Descent, Particles]:
     train, validation = gaussian_particles(3000, 2), gaussian_particles(500, 2, seed=1)
-    field = MLPVelocity(dim=2, width=32, depth=1, n_frequencies=4, frequency_scale=0.3, generator=generator(0))
+    field = MLPVelocity(
+        dim=2, width=32, depth=1, n_frequencies=4, frequency_scale=0.3, generator=generator(0)
+    )
     field = field.double()
     field.set_reach(train.x, displacement=ou_angle(0.5))
     block = NeuralODEBlock(field, gamma=0.5, steps=2)

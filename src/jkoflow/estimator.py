@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -32,7 +32,7 @@ Reals = npt.NDArray[np.float64]
 _LARGEST_SEED = 2**31 - 1
 
 
-class JKOFlow(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """A normalizing flow trained block by block, each block one proximal step of KL(. | N(0, I)).
 
     Arguments:

@@ -35,7 +35,7 @@ __all__ = ["BlockTrainer", "ProximalTrainer", "Step", "Stop", "WarmStartedTraine
 Stop = Callable[[str, int], bool]
 """Asked at checkpoints with the phase and the updates made; True ends the phase."""
 
-_JUDGE_ENTRIES = 2**18
+_JUDGE_ENTRIES, _JUDGE_ROWS = 2**18, 64
 _SOLVER_STEPS = (1, 2, 4)
 _SOLVER_TOLERANCE_NATS = 2e-3
 _SOLVER_TOLERANCE_SHARE = 0.02
@@ -221,7 +221,7 @@ def finish_on_objective(
 
 def judged_rows(validation: Particles) -> Particles:
     """The held-out rows that decisions inside a step look at: as many as d tangents each leave affordable."""
-    return validation.rows(slice(0, max(256, _JUDGE_ENTRIES // validation.dim**2)))
+    return validation.rows(slice(0, max(_JUDGE_ROWS, _JUDGE_ENTRIES // validation.dim**2)))
 
 
 def nll_after(block: NeuralODEBlock, base: Law, judged: Particles) -> float:
@@ -236,20 +236,21 @@ def with_chosen_steps(block: NeuralODEBlock, step: Step, judged: Particles) -> t
     Little is 2 % of what the block gains, and never less than 0.002 nats: what a coarse map loses the next
     block sees and mends.
     """
-    candidates = [replace_steps(block, steps) for steps in _SOLVER_STEPS]
-    nlls = [nll_after(candidate, step.base, judged) for candidate in candidates]
     before = float(step.base.potential(judged.x).mean())
-    allowed = max(_SOLVER_TOLERANCE_NATS, _SOLVER_TOLERANCE_SHARE * (before - min(nlls)))
-    best: tuple[int, NeuralODEBlock, float] | None = None
-    for candidate, nll in zip(candidates, nlls, strict=True):
-        if nll > min(nlls) + allowed:
+    candidates = [replace_steps(block, steps) for steps in _SOLVER_STEPS]
+    nlls = [nll_after(candidates[0], step.base, judged)]
+    best = (len(judged) ** 2, candidates[0], nlls[0])
+    for candidate, finer in zip(candidates, [*candidates[1:], None], strict=True):
+        if finer is not None:
+            nlls.append(nll_after(finer, step.base, judged))
+        nll, next_nll = nlls[-2:] if finer is not None else (nlls[-1], nlls[-1])
+        if nll - next_nll > max(_SOLVER_TOLERANCE_NATS, _SOLVER_TOLERANCE_SHARE * (before - next_nll)):
             continue
         missed = rows_not_inverted(candidate, step, judged)
-        if best is None or missed < best[0]:
+        if missed < best[0]:
             best = (missed, candidate, nll)
         if missed == 0:
             break
-    assert best is not None  # the best NLL is within its own allowance
     return best[1], best[2]
 
 

@@ -34,6 +34,7 @@ from jkoflow.proximal import (
     ProximalTrainer,
     Step,
     WarmStartedTrainer,
+    judged_rows,
     new_block,
 )
 from jkoflow.runtime import Runtime
@@ -41,7 +42,7 @@ from jkoflow.schedule import Schedule, resolve_schedule
 
 __all__ = ["train_flow", "updates_per_block"]
 
-BATCH = 512
+_BATCHES = (128, 512)
 WARM_START_RATE = 1e-2
 FINISH_RATE = 1e-3
 PROXIMAL_RATE = 5e-3
@@ -60,6 +61,12 @@ _PHASES = (1.0, 2.5, 6.0)
 def updates_per_block(n_rows: int) -> int:
     """The documented limit in updates of one block's start."""
     return int(min(max(10 * math.sqrt(n_rows), 200), 2500))
+
+
+def batch_of(n_rows: int) -> int:
+    """Rows of one update: a quarter of the table, within 128 and 512."""
+    low, high = _BATCHES
+    return min(max(n_rows // 4, low), high)
 
 
 def train_flow(
@@ -87,7 +94,7 @@ def train_flow(
     elif settings.objective == "jko":
         trainer = ProximalTrainer(
             _network(train.dim, _PHASES[0]),
-            DescentSettings(updates_per_block(len(train)), BATCH, PROXIMAL_RATE),
+            DescentSettings(updates_per_block(len(train)), batch_of(len(train)), PROXIMAL_RATE),
             settings.divergence,
         )
         yield from _rounds(
@@ -116,7 +123,7 @@ def _automatic(
         runtime,
         decisions,
         taken,
-        lambda step: _started_trainer(network, pace.updates(step), settings.divergence),
+        lambda step: _started_trainer(network, pace.updates(step), len(step.train), settings.divergence),
         keep_if_better=True,
     )
 
@@ -215,12 +222,14 @@ class _Pace:
         return updates
 
 
-def _started_trainer(network: NetworkSettings, updates: int, divergence: str) -> WarmStartedTrainer:
+def _started_trainer(
+    network: NetworkSettings, updates: int, n_rows: int, divergence: str
+) -> WarmStartedTrainer:
     finish = max(10, int(_FINISH_SHARE * updates))
     return WarmStartedTrainer(
         network,
-        DescentSettings(updates, BATCH, WARM_START_RATE),
-        DescentSettings(finish, BATCH, FINISH_RATE, checkpoints=5),
+        DescentSettings(updates, batch_of(n_rows), WARM_START_RATE),
+        DescentSettings(finish, batch_of(n_rows), FINISH_RATE, checkpoints=5),
         divergence,
     )
 
@@ -286,8 +295,8 @@ def choose_by_pilot(state: FitState, settings: Settings, runtime: Runtime) -> tu
     part = replace(
         state,
         train=state.train.rows(slice(0, _PILOT_ROWS)),
-        validation=state.validation.rows(slice(0, _PILOT_ROWS // 5)),
-        log_det=state.log_det[: _PILOT_ROWS // 5],
+        validation=(judged := judged_rows(state.validation)),
+        log_det=state.log_det[: len(judged)],
     )
     whitened, _ = _gaussian_step(part, runtime)
     tried: dict[tuple[bool, float], float] = {}
@@ -319,7 +328,9 @@ def _pilot_nll(
     low, high = _PILOT_UPDATES
     updates = int(min(max(_PILOT_SHARE * updates_per_block(n_rows), low), high))
     trainer = WarmStartedTrainer(
-        _network(state.flow.dim, phase), DescentSettings(updates, BATCH, WARM_START_RATE, checkpoints=4), None
+        _network(state.flow.dim, phase),
+        DescentSettings(updates, batch_of(n_rows), WARM_START_RATE, checkpoints=4),
+        None,
     )
     nll, made = state.nll, 0
     for after, done in proximal_fold(
@@ -344,7 +355,7 @@ def _end_to_end(
         flow,
         state.train,
         state.validation,
-        settings=DescentSettings(limit, BATCH, END_TO_END_RATE),
+        settings=DescentSettings(limit, batch_of(len(state.train)), END_TO_END_RATE),
         divergence=settings.divergence,
         generator=runtime.stream("end_to_end"),
         stop=lambda updates: stop("end_to_end", updates),

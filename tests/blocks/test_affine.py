@@ -23,9 +23,7 @@ def test_whitening_is_the_optimal_transport_to_the_standard_normal_law() -> None
         block.matrix @ sigma @ block.matrix.T, torch.eye(3, dtype=torch.float64), atol=1e-10, rtol=0
     )
     torch.testing.assert_close(block.matrix, block.matrix.T)
-    oracle = transport_map(
-        GaussianState(mean.numpy(), sigma.numpy()), GaussianState(np.zeros(3), np.eye(3))
-    )
+    oracle = transport_map(GaussianState(mean.numpy(), sigma.numpy()), GaussianState(np.zeros(3), np.eye(3)))
     x = points(10, 3)
     torch.testing.assert_close(block.push(x), torch.as_tensor(oracle(x.numpy())), atol=1e-10, rtol=0)
     torch.testing.assert_close(

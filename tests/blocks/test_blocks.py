@@ -35,12 +35,18 @@ def integrated_trace(block: NeuralODEBlock, x: Tensor, context: Tensor | None) -
 
     def trace(at: Tensor, t: float) -> Tensor:
         if context is None:
-            return torch.func.vmap(torch.func.jacrev(lambda row: block.velocity(row[None], t)[0]))(at).diagonal(
-                dim1=1, dim2=2
-            ).sum(dim=1)
-        return torch.func.vmap(torch.func.jacrev(lambda row, c: block.velocity(row[None], t, c[None])[0]))(
-            at, context
-        ).diagonal(dim1=1, dim2=2).sum(dim=1)
+            return (
+                torch.func.vmap(torch.func.jacrev(lambda row: block.velocity(row[None], t)[0]))(at)
+                .diagonal(dim1=1, dim2=2)
+                .sum(dim=1)
+            )
+        return (
+            torch.func.vmap(torch.func.jacrev(lambda row, c: block.velocity(row[None], t, c[None])[0]))(
+                at, context
+            )
+            .diagonal(dim1=1, dim2=2)
+            .sum(dim=1)
+        )
 
     def derivative(t: float, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return block.velocity(state[0], t, context), trace(state[0], t)
@@ -106,7 +112,7 @@ def test_log_det_is_that_of_the_discrete_map(name: str, dtype: torch.dtype, dim:
 def test_every_divergence_sees_what_it_should(
     name: str, dtype: torch.dtype, divergence: str, dim: int
 ) -> None:
-    """Same image for all; the determinant for 'determinant', the trace for 'exact', its mean for 'hutchinson'."""
+    """Same image for all; the determinant, the exact trace, or what has that trace as its mean."""
     block, x, context = case(name, dtype, dim, n=4)
     batch = Particles(x, context)
     used = divergence if divergence != "auto" else {2: "determinant", 5: "hutchinson"}[dim]
@@ -144,7 +150,9 @@ def test_batch_equals_loop(name: str, dtype: torch.dtype) -> None:
         one, one_log_det = block.push_with_log_det(row, condition)
         torch.testing.assert_close(one, y[i : i + 1], atol=rounding, rtol=rounding)
         torch.testing.assert_close(one_log_det, log_det[i : i + 1], atol=rounding, rtol=rounding)
-        torch.testing.assert_close(block.pull(row, condition), inverse[i : i + 1], atol=rounding, rtol=rounding)
+        torch.testing.assert_close(
+            block.pull(row, condition), inverse[i : i + 1], atol=rounding, rtol=rounding
+        )
 
 
 @each_block
@@ -176,7 +184,8 @@ def test_same_seed_same_result_bit_for_bit(name: str, dtype: torch.dtype) -> Non
     assert torch.equal(first[0].pull(x, context), second[0].pull(x, context))
     probes = [rademacher_probes(x, 1, generator(9)) for _ in range(2)]
     assert torch.equal(
-        first[0].push_with_trace(x, context, probes[0])[1], second[0].push_with_trace(x, context, probes[1])[1]
+        first[0].push_with_trace(x, context, probes[0])[1],
+        second[0].push_with_trace(x, context, probes[1])[1],
     )
 
 

@@ -37,7 +37,8 @@ def test_gamma_does_not_change_the_map() -> None:
     """Block time is [0, 1] whatever the step size."""
     field, x = make_velocity(2).requires_grad_(False), points(5, 2)
     assert torch.equal(
-        NeuralODEBlock(field, gamma=0.1, steps=2).push(x), NeuralODEBlock(field, gamma=math.inf, steps=2).push(x)
+        NeuralODEBlock(field, gamma=0.1, steps=2).push(x),
+        NeuralODEBlock(field, gamma=math.inf, steps=2).push(x),
     )
 
 

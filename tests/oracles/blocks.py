@@ -56,7 +56,7 @@ def make_velocity(
     width: int = 16,
     frequency_scale: float = 0.5,
 ) -> MLPVelocity:
-    """A small network with a random last layer: a velocity of root mean square about `strength` per coordinate."""
+    """A small network with a random last layer: root mean square about `strength` in each coordinate."""
     source = generator(seed)
     field = MLPVelocity(
         dim=dim,
@@ -139,5 +139,7 @@ def autodiff_log_det(block: Block, x: Tensor, context: Tensor | None = None) -> 
     if context is None:
         jacobian = torch.func.vmap(torch.func.jacrev(lambda row: block.push(row[None])[0]))(x)
     else:
-        jacobian = torch.func.vmap(torch.func.jacrev(lambda row, c: block.push(row[None], c[None])[0]))(x, context)
+        jacobian = torch.func.vmap(torch.func.jacrev(lambda row, c: block.push(row[None], c[None])[0]))(
+            x, context
+        )
     return torch.linalg.slogdet(jacobian)[1]

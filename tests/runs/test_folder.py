@@ -357,6 +357,18 @@ def test_full_disk_on_closing_does_not_hide_the_first_error(
     assert status_of(tmp_path) == "interrupted"  # what it was could not be written
 
 
+def test_full_disk_on_closing_is_told_where_it_is_the_only_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.open(tmp_path, "new")
+    run.start(describe(3))
+    with monkeypatch.context() as patch:
+        filled_up_at(patch, 1)
+        with pytest.raises(RunFolderError, match="no space left on device"):
+            run.close()
+    RunFolder.open(tmp_path, "resume").close()  # unlocked all the same
+
+
 def test_environment_changes_are_told(tmp_path: Path) -> None:
     fit(tmp_path, "new", seed=3)
     with RunFolder.open(tmp_path, "read") as run:

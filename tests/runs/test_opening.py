@@ -118,6 +118,14 @@ def test_damaged_run_can_be_overwritten(tmp_path: Path, state: Callable[[Path], 
     assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
 
 
+def test_refused_folder_does_not_get_a_lock_file(tmp_path: Path) -> None:
+    foreign(tmp_path / "run")
+    for mode in ("new", "resume", "overwrite", "read"):
+        with pytest.raises(RunFolderError):
+            RunFolder.open(tmp_path / "run", mode)
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
 def test_is_new_tells_whether_to_start(tmp_path: Path) -> None:
     fit(tmp_path / "run", "new", seed=1)
     for folder, mode, expected in (("a", "new", True), ("b", "resume", True), ("run", "resume", False)):

@@ -163,6 +163,25 @@ def test_kill_while_a_start_that_failed_is_taken_back_loses_nothing(
     assert not run.exists() if mode == "new" else contents(run) == contents(spare)
 
 
+def test_kill_while_a_run_is_deleted_leaves_one_to_resume_or_none(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    points = 0
+    fit(tmp_path / "fresh", "new", seed=NEW)
+
+    def begin() -> None:
+        with RunFolder.open(run, "new") as new:
+            new.start(describe(NEW))
+
+    begin()
+    for _ in kill_points(lambda: replacement.discard_run(run)):
+        points += 1
+        fit(run, "resume", seed=NEW)
+        assert contents(run) == contents(tmp_path / "fresh")
+        shutil.rmtree(run)
+        begin()
+    assert points > 2
+
+
 def stop(run: Path, error: BaseException, *, blocks: int) -> None:
     with pytest.raises(type(error)), RunFolder.open(run, "overwrite") as new:
         new.start(describe(NEW))

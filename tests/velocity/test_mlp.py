@@ -1,4 +1,4 @@
-"""The velocity network: identity at the start, time and context inputs, taper, and exact tangents everywhere."""
+"""The velocity network: identity at the start, time and context inputs, taper, exact tangents."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def test_reach_is_beyond_the_particles() -> None:
 
 def test_amplitude_scales_the_field() -> None:
     x = points(4, 2)
-    torch.testing.assert_close(make_velocity(2, strength=1.5)(x, 0.1), 3 * make_velocity(2, strength=0.5)(x, 0.1))
+    torch.testing.assert_close(
+        make_velocity(2, strength=1.5)(x, 0.1), 3 * make_velocity(2, strength=0.5)(x, 0.1)
+    )
 
 
 def test_same_generator_gives_the_same_weights() -> None:

@@ -43,7 +43,7 @@ DESCRIPTION = """\
 Fit a flow to the 1,797 handwritten digits that scikit-learn ships, and leave model, samples and report in
 RUN.
 
-Takes under three minutes on two cores, and needs no network. A second run replaces the first.
+It takes under three minutes on two cores, and needs no network. A second run replaces the first.
 """
 
 EPILOG = """\
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         with RunFolder.open(path, "overwrite") as folder:
             _require_own(folder.path, table)
-            tell(f"digits: {len(table):,} rows, {table.dim} columns")
+            progress.header = [f"scikit-learn's digits: {len(table):,} rows, {table.dim} columns"]
             settings = Settings.from_mapping({**fit.DEFAULTS, "seed": SEED})
             fitted = fit_table(table, settings=settings, run=folder, progress=progress)
             write_bytes_atomic(path / TABLE_NAME, content)

@@ -16,7 +16,7 @@ from typing import Any
 
 from jkoflow.cli.progress import Progress
 from jkoflow.cli.summary import summary_lines
-from jkoflow.cli.terminal import say, tell
+from jkoflow.cli.terminal import say
 from jkoflow.config import Settings
 from jkoflow.data import Table, read_table
 from jkoflow.errors import InputError
@@ -93,9 +93,11 @@ def run(options: argparse.Namespace) -> None:
                 folder.require_same(recognise_by(describe(table, context, settings, split)))
                 say(f"{shown(folder.path)}: the run is finished; --overwrite trains it again")
                 return
-            for change in folder.environment_changes():
-                tell(f"resumed in another environment, so the last bits may differ: {change}")
-            tell(f"{table.label}: {len(full):,} rows, {full.dim:,} columns{_given(context)}")
+            changes = () if folder.is_new else folder.environment_changes()
+            progress.header = [
+                f"{table.label}: {len(full):,} rows, {full.dim:,} columns{_given(context)}",
+                *(f"note: {change} since the run began, so the last bits may differ" for change in changes),
+            ]
             fitted = fit_table(table, context=context, settings=settings, run=folder, progress=progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(options, progress)) from None

@@ -19,6 +19,8 @@ __all__ = ["Progress", "format_seconds"]
 _INSTANT = 0.2
 """Seconds; what took less was a step in closed form or one read from a checkpoint, and predicts nothing."""
 
+_LEGEND = "loss = potential + (-log det) + transport, nats, standardised; held-out NLL in the table's units"
+
 
 class Progress:
     """Tells each record of a fit on stderr.
@@ -27,11 +29,13 @@ class Progress:
         clock: Seconds, for the estimate of the time left.
 
     Attributes:
+        header: Lines that come first, once the table has been accepted.
         started: Whether the fit has begun, so that the run folder exists.
         steps: Steps that are finished and kept on the disk.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.header: list[str] = []
         self.started, self.steps = False, 0
         self._clock, self._last = clock, clock()
         self._seconds: list[float] = []
@@ -46,15 +50,10 @@ class Progress:
 
     def _begin(self, record: dict[str, Any]) -> None:
         self.started, self._taken = True, int(record["taken"])
-        tell(progress_line(record))
-        for note in record["notes"]:
-            tell(f"note: {note}")
-        if self._taken:
-            tell(f"going on after {self._taken} finished block(s)")
-        else:
-            tell(
-                "short pilot fits come before the first block; then potential + (-log det) + transport = loss"
-            )
+        notes = [f"note: {note}" for note in record["notes"]]
+        begin = f"going on after {self._taken} finished block(s)" if self._taken else _LEGEND
+        for line in (*self.header, progress_line(record), *notes, begin):
+            tell(line)
         self._last = self._clock()
 
     def _step(self, record: dict[str, Any]) -> None:

@@ -1,0 +1,286 @@
+"""One training iteration, and rows per second of push, pull and log_prob, beside the published recipe.
+
+Contenders of one table take turns within one process (A B A B ...), each number is a median, and a ratio
+compares numbers of one run only. CPU seconds are `time.process_time`.
+
+    python benchmarks/speed/iteration.py [--dims 2 10 64] [--repeats 7] [--threads 1] [--no-onednn]
+
+Prints a Markdown table for each part and appends its rows to benchmarks/results/speed.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from published_recipe import (
+    BATCH,
+    LEARNING_RATE,
+    PublishedBlock,
+    PublishedFlow,
+    proximal_loss,
+    rademacher,
+    unit_probes,
+)
+from torch import Tensor
+
+import jkoflow
+from jkoflow.blocks import NeuralODEBlock
+from jkoflow.descent import DescentSettings, descend
+from jkoflow.flow import Flow
+from jkoflow.laws import StandardNormal
+from jkoflow.likelihood import log_prob
+from jkoflow.objective import KLObjective, push_with_log_det_by
+from jkoflow.particles import Particles
+from jkoflow.velocity import MLPVelocity
+from jkoflow.warm_start import ou_angle, ou_path, warm_start
+
+RESULTS = Path(__file__).parents[1] / "results" / "speed.jsonl"
+GAMMA = 0.25
+UPDATES = 2
+"""Updates per measurement of an iteration."""
+START_UPDATES = 60
+"""Regression updates of the block that is pushed, pulled and scored."""
+FLOW_BLOCKS = 10
+SCORED_ENTRIES = 2**14
+"""Rows times columns of one measurement of rows per second."""
+BASELINE = "published recipe"
+
+Job: TypeAlias = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians of one contender, seconds per call."""
+
+    cpu: float
+    wall: float
+
+
+def take_turns(jobs: dict[str, Job], *, repeats: int) -> dict[str, Timing]:
+    """Each job once to warm up, then all of them in turn, `repeats` times."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
+    for job in jobs.values():
+        job()
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            job()
+            spent[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    return {
+        name: Timing(statistics.median(cpu for cpu, _ in each), statistics.median(wall for _, wall in each))
+        for name, each in spent.items()
+    }
+
+
+def particles_like_data(n: int, dim: int) -> Tensor:
+    """Two Gaussian clusters in standardised units, shape `(n, d)`."""
+    generator = torch.Generator().manual_seed(0)
+    side = torch.randint(0, 2, (n, 1), generator=generator) * 2 - 1
+    return 0.9 * side / dim**0.5 + 0.5 * torch.randn(n, dim, generator=generator)
+
+
+def new_block(x: Tensor, *, steps: int) -> NeuralODEBlock:
+    """A block with the default network, as large as the library makes it."""
+    velocity = MLPVelocity(
+        dim=x.shape[1], frequency_scale=x.shape[1] ** -0.5, generator=torch.Generator().manual_seed(1)
+    )
+    velocity.set_reach(x, displacement=ou_angle(GAMMA))
+    return NeuralODEBlock(velocity, gamma=GAMMA, steps=steps)
+
+
+def published_iteration(x: Tensor) -> Job:
+    """`UPDATES` updates of the published recipe."""
+    block, generator = PublishedBlock(x.shape[1]), torch.Generator().manual_seed(2)
+    optimiser = torch.optim.Adam(block.parameters(), lr=LEARNING_RATE)
+
+    def job() -> None:
+        for _ in range(UPDATES):
+            optimiser.zero_grad()
+            proximal_loss(block, x, GAMMA, generator).backward()
+            optimiser.step()
+
+    return job
+
+
+def proximal_iteration(x: Tensor, *, steps: int, divergence: str) -> Job:
+    """`UPDATES` updates of our proximal objective, with everything that `descend` does around them."""
+    block, generator = new_block(x, steps=steps), torch.Generator().manual_seed(2)
+    push = push_with_log_det_by(divergence, dim=x.shape[1], generator=generator)
+    objective, batch = KLObjective(StandardNormal(x.shape[1]), GAMMA), Particles(x)
+    return _descent(block, lambda: objective.terms(block, batch, None, push).total)
+
+
+def regression_iteration(x: Tensor) -> Job:
+    """`UPDATES` updates of the regression start."""
+    block, generator, angle = new_block(x, steps=1), torch.Generator().manual_seed(2), ou_angle(GAMMA)
+
+    def loss() -> Tensor:
+        noise = torch.randn(x.shape, generator=generator)
+        moment = torch.rand(len(x), 1, generator=generator)
+        position, target = ou_path(x, noise, moment, angle)
+        return (block.velocity(position, moment) / angle - target).square().mean()
+
+    return _descent(block, loss)
+
+
+def _descent(block: NeuralODEBlock, loss: Callable[[], Tensor]) -> Job:
+    settings = DescentSettings(UPDATES, BATCH, LEARNING_RATE, checkpoints=1)
+    return lambda: descend(block.velocity, loss=loss, evaluate=lambda: 0.0, settings=settings, block=1)
+
+
+def iterations(dim: int, n: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Seconds of one update of each contender."""
+    x = particles_like_data(n, dim)
+    timings = take_turns(
+        {
+            BASELINE: published_iteration(x),
+            "proximal, 3 steps, one probe (like for like)": proximal_iteration(
+                x, steps=3, divergence="hutchinson"
+            ),
+            "proximal, as by default": proximal_iteration(x, steps=2, divergence="auto"),
+            "regression start": regression_iteration(x),
+        },
+        repeats=repeats,
+    )
+    for name, timing in timings.items():
+        yield {
+            "part": "iteration",
+            "dim": dim,
+            "rows": n,
+            "contender": name,
+            "cpu_ms": 1e3 * timing.cpu / UPDATES,
+            "wall_ms": 1e3 * timing.wall / UPDATES,
+            "time_over_published": timing.cpu / timings[BASELINE].cpu,
+        }
+
+
+def started_block(dim: int, *, steps: int) -> NeuralODEBlock:
+    """A block after a short regression start: what is deployed has been trained."""
+    x = particles_like_data(4000, dim)
+    block = new_block(x, steps=steps)
+    warm_start(
+        block,
+        Particles(x[:3600]),
+        Particles(x[3600:]),
+        settings=DescentSettings(START_UPDATES, 512, 1e-2, checkpoints=1),
+        generator=torch.Generator().manual_seed(3),
+        number=1,
+        stop=lambda updates: False,
+    )
+    return block
+
+
+def rates(dim: int, n: int, n_blocks: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Rows per second of push, pull and log_prob."""
+    x = particles_like_data(n, dim)
+    base, generator = StandardNormal(dim), torch.Generator().manual_seed(4)
+    published = PublishedFlow([PublishedBlock(dim)] * n_blocks)
+    flows = {steps: Flow(base, [started_block(dim, steps=steps)] * n_blocks) for steps in (1, 3)}
+    parts: dict[str, dict[str, Job]] = {
+        "push": {BASELINE: lambda: published.push(x)},
+        "pull": {BASELINE: lambda: published.pull(x)},
+        "log_prob": {
+            BASELINE: lambda: published.log_prob(x, [rademacher(x, generator)]),
+            "published recipe, all d probes": lambda: published.log_prob(x, unit_probes(x)),
+        },
+    }
+    for steps, flow in flows.items():
+        name = f"jkoflow, {steps} step{'s' if steps > 1 else ''}"
+        parts["push"][name] = lambda flow=flow: flow.push(x)
+        parts["pull"][name] = lambda flow=flow: flow.pull(x)
+        parts["log_prob"][name] = lambda flow=flow: log_prob(flow, x)
+    for part, jobs in parts.items():
+        timings = take_turns(jobs, repeats=repeats)
+        for name, timing in timings.items():
+            yield {
+                "part": part,
+                "dim": dim,
+                "rows": n,
+                "blocks": n_blocks,
+                "contender": name,
+                "rows_per_second": n / timing.cpu,
+                "rate_over_published": timings[BASELINE].cpu / timing.cpu,
+            }
+
+
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All rows of one run."""
+    for dim in options.dims:
+        yield from iterations(dim, options.rows, options.repeats)
+    for dim in options.dims:
+        n = max(1, min(options.rows, SCORED_ENTRIES // dim))
+        for n_blocks in (1, FLOW_BLOCKS):
+            yield from rates(dim, n, n_blocks, max(1, options.repeats // n_blocks + 1))
+
+
+def heading(row: dict[str, Any]) -> str:
+    """The first two lines of the table that `row` opens."""
+    if row["part"] == "iteration":
+        columns = ("d", "one update, batch " + str(row["rows"]), "CPU ms", "wall ms", "time / published")
+    else:
+        columns = ("d", "blocks", "what", "contender", "rows per CPU second", "rate / published")
+    return f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as Markdown."""
+    if row["part"] == "iteration":
+        numbers = f"{row['cpu_ms']:.1f} | {row['wall_ms']:.1f} | {row['time_over_published']:.2f}"
+        return f"| {row['dim']} | {row['contender']} | {numbers} |"
+    numbers = f"{row['rows_per_second']:,.0f} | {row['rate_over_published']:.2f}"
+    return f"| {row['dim']} | {row['blocks']} | {row['part']} | {row['contender']} | {numbers} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, append."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dims", type=int, nargs="+", default=[2, 10, 64])
+    parser.add_argument("--rows", type=int, default=BATCH, help="batch of an iteration (default 2000)")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-onednn", action="store_true", help="all matrix products by torch's BLAS")
+    parser.add_argument("--note", default="", help="kept with each row, to tell runs apart")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.backends.mkldnn.enabled = not options.no_onednn
+    torch.manual_seed(0)
+    run = {
+        "run": uuid.uuid4().hex[:12],
+        "jkoflow": jkoflow.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": options.threads,
+        "onednn": not options.no_onednn,
+        "repeats": options.repeats,
+        "note": options.note,
+    }
+    print(f"run {run['run']}, {options.threads} thread(s), torch {torch.__version__}, medians, interleaved")
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    opened: set[bool] = set()
+    with options.results.open("a", encoding="utf-8") as results:
+        for row in measured(options):
+            is_iteration = row["part"] == "iteration"
+            if is_iteration not in opened:
+                opened.add(is_iteration)
+                print(heading(row))
+            print(line(row), flush=True)
+            results.write(json.dumps({**run, "outcome": "done", **row}) + "\n")
+            results.flush()
+
+
+if __name__ == "__main__":
+    main()
