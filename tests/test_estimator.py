@@ -335,9 +335,9 @@ def test_budget_records_its_decisions(tmp_path: Path) -> None:
 def conditional() -> JKOFlow:
     """y given c is N(2c, 0.3²), trained as users train: before the tests make it quick."""
     rng = np.random.default_rng(0)
-    c = rng.normal(size=(400, 1))
-    y = 2 * c + 0.3 * rng.normal(size=(400, 1))
-    return quick(max_blocks=3).fit(y, context=c)
+    c = rng.normal(size=(600, 1))
+    y = 2 * c + 0.3 * rng.normal(size=(600, 1))
+    return quick(max_blocks=4).fit(y, context=c)
 
 
 def test_conditional_mean_is_learned(conditional: JKOFlow) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_transform_whitens_and_is_undone(gaussian: Model) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_neural_model_is_saved_and_loaded_bit_for_bit(dtype: str, tmp_path: Path) -> None:
     schema = Schema.fit(read_table(table()))
-    block = coarse_block(2, getattr(torch, dtype))
+    block = coarse_block(2).to(getattr(torch, dtype))
     model = Model(schema, Flow(StandardNormal(2)).then(block).then(block), Settings(dtype=dtype))
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
@@ -89,6 +90,14 @@ def test_model_of_a_run_is_found(gaussian: Model, tmp_path: Path) -> None:
     save_model(gaussian, tmp_path / "run" / "model")
     rows = read_table(table(5))
     assert_array_equal(load_model(tmp_path / "run").log_prob(rows), gaussian.log_prob(rows))
+
+
+def test_model_of_an_absent_device_is_used_on_this_one(gaussian: Model, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the device is here")
+    save_model(replace(gaussian, settings=gaussian.settings.with_options(device="cuda")), tmp_path / "model")
+    rows = read_table(table(5))
+    assert_array_equal(load_model(tmp_path / "model").log_prob(rows), gaussian.log_prob(rows))
 
 
 # ── context ──
@@ -170,9 +179,9 @@ def test_tensors_that_are_not_those_saved_are_refused(gaussian: Model, tmp_path:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"blocks": []}, "schema"),
+        ({"blocks": []}, "1 blocks"),
         ({"blocks": [{"kind": "spline"}]}, "spline"),
-        ({"base": {"kind": "standard_normal", "dim": 3}}, ""),
+        ({"base": {"kind": "standard_normal", "dim": 3}}, "2 columns"),
         ({"settings": {"scheme": "forward"}}, "scheme"),
         ({"settings": {"tomorrow": 1}}, "tomorrow"),
     ],

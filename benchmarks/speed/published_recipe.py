@@ -1,7 +1,7 @@
 r"""The published recipe of the JKO flow as a speed baseline, written from its description in plain PyTorch.
 
-    min_theta  E|T(x)|^2/2 - E[trace integral] + E|x - T(x)|^2 / (2 gamma),  T = RK4 in 3 steps of v_theta(x, t)
-    div v(x, t)  ~  e^T (v(x + h e, t) - v(x, t)) / h,                    e one Rademacher probe for each row
+    min_theta  E|T(x)|^2/2 - E[trace] + E|x - T(x)|^2 / (2 gamma),  T = RK4 in 3 steps of v_theta(x, t)
+    div v(x, t)  ~  e^T (v(x + h e, t) - v(x, t)) / h,           e one Rademacher probe for each row
 
 Three hidden layers of 128 units, softplus(beta=20), time as one more input, Adam 1e-4, batch 2000; the trace
 estimate is integrated along the same steps as the particles.

@@ -95,7 +95,7 @@ class Model:
 
     def inverse_transform(self, latent: Reals, context: Table | None = None) -> Reals:
         """The row in data units of each latent row, shape `(n, d)`."""
-        y = torch.tensor(np.asarray(latent, dtype=np.float64)).to(self.like)  # a copy: it may be read-only
+        y = torch.as_tensor(np.asarray(latent, dtype=np.float64)).to(self.like)  # a copy: it may be read-only
         x = self.flow.pull(y, self.encode_context(context, len(y)))
         return self.schema.decode(x.double().cpu().numpy())
 
@@ -164,29 +164,52 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     require_format(config.get("format"), folder / "config.json")
     try:
         tensors = read_safetensors(folder / "model.safetensors", sha256=config["model_sha256"])
-        settings = Settings.from_mapping(config["settings"])
-        dtype, device = resolve_dtype(settings.dtype), resolve_device(settings.device)
-        flow = Flow(StandardNormal(config["base"]["dim"]))
-        for number, block_config in enumerate(config["blocks"]):
-            block = block_from_config(block_config).to(dtype=dtype)
-            prefix = f"blocks.{number}."
-            block.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-            flow = flow.then(block.to(device))
+        settings, schema = _settings_here(config["settings"]), folder / "schema.json"
         context = schemas["context"]
         return Model(
-            schema=Schema.from_dict(schemas["data"], path=str(folder / "schema.json")),
-            flow=flow,
+            schema=Schema.from_dict(schemas["data"], path=str(schema)),
+            flow=_flow_of(config, tensors, settings, dim=len(schemas["data"]["columns"])),
             settings=settings,
-            context_schema=None
-            if context is None
-            else Schema.from_dict(context, path=str(folder / "schema.json")),
+            context_schema=None if context is None else Schema.from_dict(context, path=str(schema)),
             facts=config["facts"],
         )
-    except JKOFlowError:
+    except RunFolderError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as failure:
+    except (JKOFlowError, KeyError, TypeError, ValueError, RuntimeError) as failure:
         reason = str(failure).splitlines()[0]
         raise RunFolderError(f"{shown(folder)}: the model is damaged ({reason}); fit again") from None
+
+
+def _settings_here(options: dict[str, Any]) -> Settings:
+    """The settings of the fit; on a device of this machine where the fit's own is not here."""
+    settings = Settings.from_mapping(options)
+    try:
+        resolve_device(settings.device)
+    except InputError:
+        return settings.with_options(device="auto")
+    return settings
+
+
+def _flow_of(config: dict[str, Any], tensors: dict[str, Tensor], settings: Settings, *, dim: int) -> Flow:
+    """The flow of a model folder; a ValueError where config, tensors and columns do not belong together."""
+    flow, dtype, device = (
+        Flow(StandardNormal(dim)),
+        resolve_dtype(settings.dtype),
+        resolve_device(settings.device),
+    )
+    if config["base"] != {"kind": "standard_normal", "dim": dim}:
+        raise ValueError(f"expected a standard normal base of {dim} columns, got {config['base']}")
+    named = {name.split(".")[1] for name in tensors}
+    if named != {str(number) for number in range(len(config["blocks"]))}:
+        raise ValueError(f"tensors of {len(named)} blocks, settings of {len(config['blocks'])}")
+    for number, block_config in enumerate(config["blocks"]):
+        block = block_from_config(block_config).to(dtype=dtype)
+        prefix = f"blocks.{number}."
+        block.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        if block.dim != dim:
+            raise ValueError(f"block {number + 1} of dimension {block.dim}, expected {dim}")
+        flow = flow.then(block.to(device))
+    return flow
 
 
 def _card(model: Model) -> str:

@@ -171,8 +171,8 @@ def fit_table(
     check_trainable(table)  # before anything is split or written
     split = split_rows(table, settings)
     seen = np.concatenate([split.train, split.validation])
-    schema = Schema.fit(table.take(seen))
-    context_schema = None if context is None else Schema.fit(context.take(seen), role="context")
+    schema = Schema.fit(table, rows=seen)
+    context_schema = None if context is None else Schema.fit(context, role="context", rows=seen)
 
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
     if smoothing is not None:

@@ -294,3 +294,20 @@ def test_damaged_or_later_record_is_refused_by_name(changes: dict[str, object], 
         Schema.from_dict(damaged(**changes), path="model/schema.json")
     assert str(caught.value).startswith("model/schema.json: ")
     assert "\n" not in str(caught.value)
+
+
+def test_moments_come_from_the_rows_of_the_fit_and_grids_from_all() -> None:
+    values = np.column_stack([np.linspace(0.0, 1.0, 40) ** 2, np.arange(40) % 5])
+    table = read_table(values)
+    rows = np.arange(20)
+    schema = Schema.fit(table, rows=rows)
+    np.testing.assert_allclose(schema.location, values[rows].mean(axis=0), rtol=1e-12)
+    assert schema.columns[1].step == pytest.approx(1.0)
+
+
+def test_a_tied_column_that_is_constant_in_the_rows_of_the_fit_keeps_the_spread_of_its_step() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 2))
+    values[:, 1] = np.where(np.arange(40) < 20, 1.0, 2.0)
+    column = Schema.fit(read_table(values), rows=np.arange(20)).columns[1]
+    assert column.location == pytest.approx(1.0)
+    assert column.scale == pytest.approx(1.0 / math.sqrt(12.0))

@@ -25,7 +25,7 @@ def gaussian_particles(n: int, dim: int, dtype: torch.dtype = torch.float64, *, 
     """Draws of N(m, Q diag(s^2) Q^T), m from 1.5 to -1 and s from 0.5 to 1.8 (0.6 in one dimension)."""
     source = torch.Generator().manual_seed(100 + dim)
     q = torch.linalg.qr(torch.randn(dim, dim, generator=source, dtype=torch.float64))[0]
-    s = torch.linspace(0.5, 1.8, dim).double() if dim > 1 else torch.tensor([0.6]).double()
+    s = torch.linspace(0.5 if dim > 1 else 0.6, 1.8, dim).double()
     m = torch.linspace(1.5, -1.0, dim, dtype=torch.float64)
     z = (points(n, dim, seed=seed) - 0.3) / 1.2
     return Particles((m + (z * s) @ q.T).to(dtype))

@@ -79,8 +79,15 @@ class Schema:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, table: Table, *, role: Role = "data") -> Schema:
-        """Learn the columns of a training table; nothing random is used.
+    def fit(
+        cls, table: Table, *, role: Role = "data", rows: npt.NDArray[np.integer[Any]] | None = None
+    ) -> Schema:
+        """Learn the columns of a table; nothing random is used.
+
+        Arguments:
+            table: The whole table: its grids and faults are looked at in all rows.
+            role: See the class.
+            rows: Row numbers that location and scale are taken from, those that a fit may see; all if None.
 
         Raises:
             InputError: `role` is unknown, or the table cannot be trained on (`check_trainable`; a context
@@ -88,13 +95,14 @@ class Schema:
         """
         if role not in _ROLES:
             raise InputError(f"role: expected one of {list(_ROLES)}, got {role!r}")
+        part = table if rows is None else table.take(rows)
         if role == "context":
             check_ranges(table)
-            columns = _standardising(table, [None] * table.dim)
+            columns = _standardising(part, [None] * table.dim)
             return cls(columns, table.is_frame, role, table.notes)
         repeated = check_trainable(table)
         measured = _measurements(table, repeated)
-        columns = _standardising(table, measured)
+        columns = _standardising(part, measured)
         notes = table.notes + _duplicate_notes(repeated) + _step_notes(columns, measured)
         return cls(columns, table.is_frame, role, notes)
 
@@ -249,7 +257,7 @@ def _standardising(table: Table, measured: Sequence[Measurement | None]) -> tupl
     for j, (name, measurement) in enumerate(zip(table.columns, measured, strict=True)):
         step = None if measurement is None else measurement.step
         location, scale = _moments(table.values[:, j], 0.0 if step is None else step)
-        columns.append(Column(name, location, scale if ranges[j] > 0.0 else 1.0, step))
+        columns.append(Column(name, location, scale if ranges[j] > 0.0 or step else 1.0, step))
     return tuple(columns)
 
 

@@ -1,0 +1,114 @@
+"""Peak memory of a progressive fit against its number of blocks: it must not grow.
+
+Each fit runs in a process of its own; memory is the peak of its resident set (`ru_maxrss`), above what the process
+held before the fit. A fit takes the steps of `jkoflow.fit.proximal_fold` on the proximal objective, with a few
+updates per block: how long a block trains does not change what it holds.
+
+    python benchmarks/memory.py [--blocks 2 4 8 16] [--rows 20000] [--columns 10] [--updates 5]
+
+Prints a Markdown table and appends its rows to benchmarks/results/memory.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import jkoflow
+from jkoflow.descent import DescentSettings
+from jkoflow.fit import initial_state, proximal_fold
+from jkoflow.laws import StandardNormal
+from jkoflow.particles import Particles
+from jkoflow.proximal import NetworkSettings, ProximalTrainer
+from jkoflow.runtime import Runtime
+from jkoflow.schedule import Schedule
+
+RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
+BATCH = 512
+STEP_SIZE = 0.1
+
+
+def peak_mb() -> float:
+    """Largest resident set of this process so far, MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def fit(n_blocks: int, rows: int, columns: int, updates: int) -> dict[str, float]:
+    """One progressive fit; what it added to the process, and what its particles and blocks weigh, MB."""
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    n_validation = rows // 10
+    before = peak_mb()
+    state = initial_state(StandardNormal(columns), Particles(x[n_validation:]), Particles(x[:n_validation]))
+    trainer = ProximalTrainer(NetworkSettings(), DescentSettings(updates, BATCH, 1e-3, checkpoints=1))
+    fold = proximal_fold(
+        state,
+        schedule=Schedule((STEP_SIZE,) * n_blocks),
+        trainer=trainer,
+        runtime=Runtime(seed=0),
+        keep_if_better=False,
+    )
+    for after, _ in fold:
+        state = after
+    numbers = sum(tensor.numel() for tensor in state.flow.state_dict().values())
+    return {
+        "blocks": len(state.flow),
+        "peak_mb": peak_mb(),
+        "fit_mb": peak_mb() - before,
+        "particles_mb": 4 * x.numel() / 2**20,
+        "weights_mb": 4 * numbers / 2**20,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, append."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--columns", type=int, default=10)
+    parser.add_argument("--updates", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--one", action="store_true", help="fit here and print one row as JSON")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    size = {"rows": options.rows, "columns": options.columns, "updates": options.updates}
+    if options.one:
+        print(json.dumps(fit(options.blocks[0], **size)))
+        return
+    run = {
+        "run": uuid.uuid4().hex[:12],
+        "jkoflow": jkoflow.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": options.threads,
+        **size,
+    }
+    print(f"run {run['run']}, {options.rows} x {options.columns}, torch {torch.__version__}\n")
+    print("| blocks | peak of the process, MB | of that the fit, MB | particles, MB | trained weights, MB |")
+    print("|" + " --- |" * 5)
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    flags = [f"--{name}={value}" for name, value in {**size, "threads": options.threads}.items()]
+    with options.results.open("a", encoding="utf-8") as results:
+        for n_blocks in options.blocks:
+            command = [sys.executable, __file__, "--one", f"--blocks={n_blocks}", *flags]
+            row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            results.write(json.dumps({**run, "outcome": "done", **row}) + "\n")
+            numbers = (f"{row[name]:.1f}" for name in ("peak_mb", "fit_mb", "particles_mb", "weights_mb"))
+            print(f"| {row['blocks']} | {' | '.join(numbers)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

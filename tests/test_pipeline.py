@@ -1,0 +1,294 @@
+"""From a table to a model: the split, what is held out, and a run that goes on after any interruption."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.covariance import ledoit_wolf
+
+from jkoflow.config import Settings
+from jkoflow.data import Table, read_table, write_table
+from jkoflow.errors import InputError
+from jkoflow.model import Model
+from jkoflow.pipeline import Fitted, describe, encode_rows, fit_table, recognise_by, split_rows
+from jkoflow.runs import RunFolder
+from oracles.quick_training import make_training_quick
+
+BLOCKS = 3
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_training_quick(monkeypatch)
+
+
+def values(n: int = 120, seed: int = 0) -> np.ndarray:
+    """Two clusters."""
+    rng = np.random.default_rng(seed)
+    return rng.choice([-1.5, 1.5], size=(n, 1)) + 0.4 * rng.normal(size=(n, 2))
+
+
+def settings(**options: Any) -> Settings:
+    return Settings(**{"max_blocks": BLOCKS, "holdout_fraction": 0.1, **options})
+
+
+def stored(folder: Path) -> Table:
+    """The table on the disk, as the shell reads it."""
+    write_table(folder / "table.csv", values(), ["a", "b"])
+    return read_table(folder / "table.csv")
+
+
+def fit_run(table: Table, run: Path, chosen: Settings, progress: Any = lambda record: None) -> Fitted:
+    with RunFolder.open(run, "resume") as folder:
+        return fit_table(table, settings=chosen, run=folder, progress=progress)
+
+
+def model_bytes(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+# ── the split ──
+
+
+def test_split_covers_every_row_once_and_follows_the_seed() -> None:
+    table = read_table(values(200))
+    split = split_rows(table, settings(validation_fraction=0.25))
+    assert split.sizes() == {"train": 130, "validation": 50, "holdout": 20}
+    assert sorted([*split.train, *split.validation, *split.holdout]) == list(range(200))
+    again, other = split_rows(table, settings(validation_fraction=0.25)), split_rows(table, settings(seed=1))
+    assert_array_equal(again.holdout, split.holdout)
+    assert set(other.holdout) != set(split.holdout)
+
+
+def test_copies_of_a_row_stay_on_one_side() -> None:
+    table = read_table(np.repeat(values(40), 5, axis=0)[np.random.default_rng(0).permutation(200)])
+    split = split_rows(table, settings())
+    sides = [
+        {tuple(row) for row in table.values[rows]} for rows in (split.train, split.validation, split.holdout)
+    ]
+    assert all(len(side) for side in sides)
+    assert not sides[0] & sides[1]
+    assert not (sides[0] | sides[1]) & sides[2]
+
+
+def test_split_does_not_depend_on_what_is_trained() -> None:
+    table = read_table(values())
+    for options in ({"objective": "jko"}, {"max_blocks": 9}, {"dtype": "float64"}):
+        assert_array_equal(split_rows(table, settings(**options)).train, split_rows(table, settings()).train)
+
+
+# ── the fit ──
+
+
+def test_fit_never_sees_what_is_held_out() -> None:
+    table = read_table(values())
+    held_out = split_rows(table, settings()).holdout
+    moved = table.values.copy()
+    moved[held_out] += 1e-6  # so little that the rows sort as before, and the split is the same
+    assert_array_equal(split_rows(read_table(moved), settings()).holdout, held_out)
+    plain, other = (fit_table(read_table(rows), settings=settings()) for rows in (table.values, moved))
+    assert other.model.schema == plain.model.schema
+    for ours, theirs in zip(
+        plain.model.flow.state_dict().values(), other.model.flow.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    assert other.results["held_out_nll_nats"] != plain.results["held_out_nll_nats"]
+
+
+def test_results_are_those_of_the_model_on_the_rows_held_out() -> None:
+    table, chosen = read_table(values()), settings()
+    fitted = fit_table(table, settings=chosen)
+    split, results = split_rows(table, chosen), fitted.results
+    held_out = table.take(split.holdout)
+    nats = -fitted.model.log_prob(held_out)
+    assert results["held_out_on"] == "holdout"
+    assert results["held_out_rows"] == len(nats) == 12
+    assert results["held_out_nll_nats"] == pytest.approx(nats.mean(), abs=1e-5)
+    assert results["held_out_nll_se_nats"] == pytest.approx(nats.std(ddof=1) / math.sqrt(12), rel=1e-4)
+    train = fitted.model.schema.standardise(table.values[split.train])
+    mean, covariance = train.mean(axis=0), ledoit_wolf(train)[0]
+    z = fitted.model.schema.standardise(held_out.values) - mean
+    gaussian = 0.5 * (
+        np.einsum("ni,ij,nj->n", z, np.linalg.inv(covariance), z)
+        + np.linalg.slogdet(2 * np.pi * covariance)[1]
+    )
+    gaussian -= fitted.model.schema.log_jacobian
+    assert results["gaussian_nll_nats"] == pytest.approx(gaussian.mean(), abs=1e-4)
+    assert results["gaussian_minus_ours_nats"] == pytest.approx((gaussian - nats).mean(), abs=1e-4)
+    assert results["round_trip_error"]["largest"] < 1e-4
+    assert results["blocks"] == len(fitted.model.flow)
+
+
+def test_without_holdout_the_result_is_on_validation_and_says_so() -> None:
+    results = fit_table(read_table(values()), settings=settings(holdout_fraction=0.0)).results
+    assert results["held_out_on"] == "validation"
+
+
+def test_progress_is_a_start_and_then_every_step() -> None:
+    records: list[dict[str, Any]] = []
+    fitted = fit_table(read_table(values()), settings=settings(), progress=records.append)
+    assert [record["kind"] for record in records] == ["start"] + ["step"] * len(fitted.steps)
+    assert records[0]["split"] == split_rows(read_table(values()), settings()).sizes()
+    assert records[1:] == fitted.steps
+    assert [step["block"] for step in fitted.steps] == list(range(1, len(fitted.steps) + 1))
+    assert all(step["planned"] == BLOCKS for step in fitted.steps)
+    jacobian = fitted.model.schema.log_jacobian
+    for step in fitted.steps:
+        if step["kept"]:
+            assert step["held_out_nll_data_nats"] == pytest.approx(step["held_out_nll_nats"] - jacobian)
+
+
+def test_published_reparametrisation_goes_through_all_its_rounds() -> None:
+    gamma = {"kind": "adaptive", "first": 0.2, "rounds": 3, "stop_ratio": None, "eta": 1.0}
+    chosen = settings(objective="jko", gamma=gamma, max_blocks=2)
+    steps = fit_table(read_table(values()), settings=chosen).steps
+    assert [step["round"] for step in steps] == [0, 0, 1, 1, 2, 2]
+    assert [step["planned"] for step in steps] == [6] * 6
+    gammas = [tuple(step["gamma"] for step in steps[start : start + 2]) for start in (0, 2, 4)]
+    assert len(set(gammas)) == 3, "step sizes are chosen anew after every round but the last"
+
+
+def test_rows_are_encoded_as_the_fit_saw_them() -> None:
+    integers = np.random.default_rng(0).poisson(4.0, size=(200, 2))
+    table, chosen = read_table(integers), settings(smoothing={"kind": "ornstein_uhlenbeck", "time": 0.4})
+    fitted = fit_table(table, settings=chosen)
+    first, again = (encode_rows(fitted.model, table, None, stream="holdout", seed=0).x for _ in range(2))
+    other = encode_rows(fitted.model, table, None, stream="train", seed=0).x
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.dtype == torch.float32
+    # what smoothing left of z: e^{-t} z plus noise of variance 1 - e^{-2t}
+    noise = first.double().numpy() - math.exp(-0.4) * fitted.model.schema.standardise(integers)
+    assert noise.std() == pytest.approx(math.sqrt(1 - math.exp(-0.8)), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"gamma": {"kind": "constant"}}, "value"),
+        ({"gamma": "slow"}, "gamma"),
+        ({"smoothing": "much"}, "smoothing"),
+        ({"device": "abacus"}, "device"),
+    ],
+)
+def test_options_are_refused_before_anything_is_written(
+    options: dict[str, Any], word: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=word):
+        fit_run(read_table(values()), tmp_path / "run", settings(**options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_context_of_another_length_is_refused() -> None:
+    with pytest.raises(InputError, match="expected 120 rows, one for each row, got 3"):
+        fit_table(read_table(values()), settings=settings(), context=read_table(np.zeros((3, 1))))
+
+
+# ── the run folder ──
+
+
+def test_description_recognises_the_table_and_holds_no_row(tmp_path: Path) -> None:
+    table, chosen = stored(tmp_path), settings()
+    description = describe(table, None, chosen, split_rows(table, chosen))
+    assert description["table"] == {
+        "path": str(tmp_path / "table.csv"),
+        "sha256": table.sha256,
+        "rows": 120,
+        "columns": ["a", "b"],
+    }
+    assert str(table.values[0, 0]) not in json.dumps(description)
+    assert "path" not in recognise_by(description)["table"]
+    assert recognise_by(description)["table"]["sha256"] == table.sha256
+
+
+def interrupt_after(block: int, tmp_path: Path, chosen: Settings) -> Path:
+    """A run that was interrupted when so many blocks were on the disk."""
+
+    def progress(record: dict[str, Any]) -> None:
+        if record.get("block", 0) == block:
+            raise KeyboardInterrupt
+
+    run = tmp_path / f"interrupted after {block}"
+    with pytest.raises(KeyboardInterrupt):
+        fit_run(read_table(tmp_path / "table.csv"), run, chosen, progress)
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"budget": 1.0},
+        {"smoothing": 0.1, "dtype": "float64"},
+        {"objective": "jko", "gamma": 0.5},
+        {
+            "objective": "jko",
+            "gamma": {"kind": "adaptive", "first": 0.2, "stop_ratio": None},
+            "max_blocks": 2,
+        },
+        {"objective": "end_to_end", "gamma": 0.5},
+    ],
+    ids=str,
+)
+def test_resumed_after_any_block_is_the_same_model(options: dict[str, Any], tmp_path: Path) -> None:
+    table, chosen = stored(tmp_path), settings(**options)
+    whole = fit_run(table, tmp_path / "whole", chosen)
+    for block in range(len(whole.steps)):
+        run = tmp_path / f"after {block}"
+        if "budget" in options:
+            # the clock differs from run to run: what was decided is replayed, what was not is decided anew
+            shutil.copytree(tmp_path / "whole", run, ignore=shutil.ignore_patterns("model"))
+            record = json.loads((run / "run.json").read_text())
+            (run / "run.json").write_text(json.dumps({**record, "status": "running"}))
+            for path in (run / "checkpoints").iterdir():
+                if int(path.stem.removeprefix("block_")) > block:
+                    path.unlink()
+        else:
+            run = interrupt_after(block, tmp_path, chosen) if block else run
+        resumed = fit_run(table, run, chosen)
+        assert model_bytes(run) == model_bytes(tmp_path / "whole")
+        for ours, theirs in zip(resumed.steps, whole.steps, strict=True):
+            assert {**ours, "cpu_seconds": 0.0} == {**theirs, "cpu_seconds": 0.0}
+        names = [record for record in read_steps(run) if record["kind"] == "step"]
+        assert [record["block"] for record in names] == [step["block"] for step in whole.steps]
+
+
+def read_steps(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+
+
+def test_decisions_of_a_budget_are_on_record_before_their_step(tmp_path: Path) -> None:
+    fit_run(stored(tmp_path), tmp_path / "run", settings(budget=1.0))
+    records = read_steps(tmp_path / "run")
+    order = [(record["kind"], record.get("block")) for record in records]
+    for block in range(2, BLOCKS + 1):
+        assert order.index(("decision", block)) < order.index(("step", block))
+
+
+def test_resume_refuses_another_table_and_setting(tmp_path: Path) -> None:
+    table, chosen = stored(tmp_path), settings()
+    run = interrupt_after(1, tmp_path, chosen)
+    with pytest.raises(InputError, match=r"settings\.seed 0, got 1"):
+        fit_run(table, run, settings(seed=1))
+    write_table(tmp_path / "table.csv", table.values + 1.0, ["a", "b"], overwrite=True)
+    with pytest.raises(InputError, match="sha256"):
+        fit_run(read_table(tmp_path / "table.csv"), run, chosen)
+
+
+def test_memory_and_folder_give_the_same_model(tmp_path: Path) -> None:
+    table = stored(tmp_path)
+    fitted = fit_run(table, tmp_path / "run", settings())
+    in_memory: Model = fit_table(table, settings=settings()).model
+    assert_allclose(in_memory.log_prob(table), fitted.model.log_prob(table), rtol=0, atol=0)
+    with RunFolder.open(tmp_path / "run", "read") as folder:
+        assert folder.status == "finished"
+        assert folder.results["held_out_nll_nats"] == fitted.results["held_out_nll_nats"]
+        assert [record for record in folder.read_records() if record["kind"] == "step"]
