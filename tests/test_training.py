@@ -52,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "updates_per_block", lambda n_rows: 12)
     monkeypatch.setattr(training, "_PILOT_UPDATES", (4, 8))
     monkeypatch.setattr(training, "_BUDGET_UPDATES", 40)
-    monkeypatch.setattr(training, "BATCH", 64)
+    monkeypatch.setattr(training, "_BATCHES", (64, 64))
 
 
 def two_clusters(n: int, seed: int) -> Particles:
@@ -114,7 +114,7 @@ def oracle_errors(dim: int, gamma: float) -> list[tuple[float, float]]:
     return errors
 
 
-ORACLE_ROWS = 8000
+ORACLE_ROWS = 20_000
 
 
 @pytest.mark.slow

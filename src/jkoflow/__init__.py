@@ -7,7 +7,7 @@ Wasserstein space", arXiv 2310.17582.
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import importlib.metadata
 
 from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
 from jkoflow.config import Settings
@@ -37,4 +37,4 @@ __all__ = [
     "make_law",
 ]
 
-__version__ = version("jkoflow")
+__version__ = importlib.metadata.version("jkoflow")

@@ -38,13 +38,20 @@ class Decisions:
     spent: float = 0.0
     clock: Callable[[], float] = time.process_time
     _replay: dict[str, Any] = field(init=False, repr=False)
+    _stops: dict[tuple[str, int, int], int] = field(init=False, repr=False)
     _start: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"budget: expected CPU-seconds > 0, got {self.budget}")
-        self._replay = {_key(entry): entry["value"] for entry in self.recorded}
-        self._start = self.clock()
+        recorded = list(self.recorded)
+        self._replay = {_key(entry): entry["value"] for entry in recorded}
+        self._stops = {
+            (entry["what"], entry["block"], entry["round"]): int(entry["updates"])
+            for entry in recorded
+            if "updates" in entry
+        }
+        self._start = self.clock() if self.limited else math.nan
 
     @property
     def limited(self) -> bool:
@@ -52,7 +59,7 @@ class Decisions:
         return self.budget is not None
 
     def used(self) -> float:
-        """CPU-seconds used so far, those of the interrupted fit included."""
+        """CPU-seconds used so far, those of the interrupted fit included; NaN without a budget."""
         return self.spent + self.clock() - self._start
 
     def remaining(self) -> float:
@@ -81,11 +88,12 @@ class Decisions:
         def stop(phase: str, updates: int) -> bool:
             if not self.limited:
                 return False
-            where = {"block": block, "round": round_number, "updates": updates}
-            if self._replay.get(_key({"what": f"stop {phase}", **where})):
-                return True
+            recorded = self._stops.get((f"stop {phase}", block, round_number))
+            if recorded is not None:  # a fit that resumes on a slower clock goes as far as the first one did
+                return updates >= recorded
             if self.remaining() > 0:
                 return False
+            where = {"block": block, "round": round_number, "updates": updates}
             return bool(self.decide(f"stop {phase}", lambda: True, **where))
 
         return stop

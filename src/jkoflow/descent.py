@@ -69,11 +69,11 @@ class Descent:
 
 
 class _DivergedError(Exception):
-    """The loss or the held-out value is no longer finite."""
+    """The loss or the held-out value is no longer finite; what was good until then is kept."""
 
-    def __init__(self, update: int) -> None:
-        super().__init__(update)
-        self.update = update
+    def __init__(self, kept: Descent, good: dict[str, Tensor]) -> None:
+        super().__init__(kept.updates)
+        self.kept, self.good = kept, good
 
 
 def descend(
@@ -105,15 +105,17 @@ def descend(
         try:
             kept, good = _attempt(module, loss, evaluate, settings, rate, stop, kept, good)
         except _DivergedError as failure:
+            kept, good = failure.kept, failure.good
             module.load_state_dict(good)
-            last, rate = failure.update, rate * _RETRY_FACTOR
+            rate *= _RETRY_FACTOR
             continue
         module.load_state_dict(good)
+        module.zero_grad(set_to_none=True)
         return Descent(kept.updates, kept.best_update, first, kept.best, attempt)
     raise NumericalError(
         f"training diverged {settings.retries + 1} times, last at rate {rate / _RETRY_FACTOR:.1e}",
         block=block,
-        step=last,
+        step=kept.updates,
         remedy="use a smaller gamma, or more smoothing, or check the table for extreme rows",
     )
 
@@ -147,7 +149,7 @@ def _attempt(
             continue
         current = _evaluate_average(module, average, evaluate)
         if not (math.isfinite(float(seen)) and math.isfinite(current)):
-            raise _DivergedError(update)
+            raise _DivergedError(Descent(update, best_update, kept.first, best, 0), good)
         waited += 1
         if current < best:
             best, best_update, waited = current, update, 0

@@ -80,6 +80,7 @@ def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitStat
     image, log_det = push_block_with_log_det(block, before)
     accumulated = state.log_det + log_det.to(torch.float64)
     nats = accumulated + state.flow.base.log_prob(image.double())
+    gain = nats - (state.log_det + state.flow.base.log_prob(before.x.double()))
     terms = KLObjective(state.flow.base, block.gamma).terms_of(before.x, image, log_det)
     distance = (before.x - image).norm(dim=1)
     size = runtime.mean(image.double().square().sum(dim=1))
@@ -90,7 +91,9 @@ def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitStat
         "neg_log_det_nats": float(terms.neg_log_det),
         "transport_nats": float(terms.transport),
         "held_out_nll_nats": nll,
-        "held_out_nll_se_nats": float(nats.std() / math.sqrt(len(nats))) if len(nats) > 1 else math.nan,
+        "held_out_nll_se_nats": _standard_error(nats),
+        "gain_nats": runtime.mean(gain),
+        "gain_se_nats": _standard_error(gain),
         "transport": float(terms.moved),
         "transport_ratio": float(terms.moved) / size,
         "mean_distance": runtime.mean(distance),
@@ -107,6 +110,10 @@ def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitStat
         moved=moved,
     )
     return after, info
+
+
+def _standard_error(nats: Tensor) -> float:
+    return float(nats.std() / math.sqrt(len(nats))) if len(nats) > 1 else 0.0
 
 
 def proximal_fold(
@@ -127,7 +134,7 @@ def proximal_fold(
         schedule: Step sizes and stop rule.
         trainer: How a block is trained.
         runtime: Device, dtype, seed.
-        keep_if_better: Drop a block that does not lower the held-out NLL.
+        keep_if_better: Drop a block whose gain in held-out NLL is not above its paired standard error.
         stop: For each step number, what a budget is asked at its checkpoints.
         taken: Steps that an interrupted fit had finished; they are applied, not trained again.
         round_number: Number of the whole fit, when step sizes are re-parametrised.
@@ -171,7 +178,7 @@ def _applied(
     if done.block is None:
         return replace(state, number=number), done
     after, info = take_block(state, done.block.requires_grad_(False), runtime)
-    kept = not keep_if_better or after.nll < state.nll
+    kept = not keep_if_better or info["gain_nats"] > info["gain_se_nats"]
     record = {**done.info, **info, "block": number, "kept": kept}
     if not kept:
         return replace(state, number=number), TakenStep(None, record)

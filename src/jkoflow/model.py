@@ -95,7 +95,7 @@ class Model:
 
     def inverse_transform(self, latent: Reals, context: Table | None = None) -> Reals:
         """The row in data units of each latent row, shape `(n, d)`."""
-        y = torch.as_tensor(np.asarray(latent, dtype=np.float64)).to(self.like)  # a copy: it may be read-only
+        y = torch.tensor(np.asarray(latent, dtype=np.float64)).to(self.like)  # a copy: it may be read-only
         x = self.flow.pull(y, self.encode_context(context, len(y)))
         return self.schema.decode(x.double().cpu().numpy())
 

@@ -10,6 +10,7 @@ is section 5.1.2.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,21 @@ class Fitted:
     model: Model
     steps: list[dict[str, Any]]
     results: dict[str, Any]
+
+
+class _Stopwatch:
+    """CPU-seconds of a fit, for the record only: no decision looks at it.
+
+    Arguments:
+        spent: CPU-seconds that the interrupted fit had used.
+    """
+
+    def __init__(self, spent: float) -> None:
+        self._start = time.process_time() - spent
+
+    def seconds(self) -> float:
+        """CPU-seconds so far, those of the interrupted fit included."""
+        return time.process_time() - self._start
 
 
 def split_rows(table: Table, settings: Settings) -> Split:
@@ -187,7 +203,7 @@ def fit_table(
 
     taken, decisions = _begin(run, describe(table, context, settings, split), settings)
     progress({"kind": "start", "split": split.sizes(), "notes": list(schema.notes), "taken": len(taken)})
-    flow, steps = empty.flow, []
+    flow, steps, stopwatch = empty.flow, [], _Stopwatch(decisions.spent)
     for state, step in train_flow(
         parts["train"],
         parts["validation"],
@@ -197,7 +213,7 @@ def fit_table(
         taken=taken,
     ):
         flow = state.flow
-        record = _record(state, step, schema, decisions)
+        record = _record(state, step, schema, stopwatch)
         steps.append(record)
         if run is not None and len(steps) > len(taken):
             run.write_checkpoint(
@@ -210,7 +226,7 @@ def fit_table(
         **_held_out_results(model, table, context, split),
         "round_trip_error": _round_trip(model, context),
         "blocks": len(flow),
-        "cpu_seconds": decisions.used(),
+        "cpu_seconds": stopwatch.seconds(),
         "notes": list(schema.notes),
     }
     summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
@@ -263,9 +279,9 @@ def _taken(tensors: dict[str, Tensor], meta: dict[str, Any]) -> TakenStep:
     return TakenStep(block, meta["info"])
 
 
-def _record(state: FitState, step: TakenStep, schema: Schema, decisions: Decisions) -> dict[str, Any]:
+def _record(state: FitState, step: TakenStep, schema: Schema, stopwatch: _Stopwatch) -> dict[str, Any]:
     """The step's line of `steps.jsonl`."""
-    info = {"kind": "step", **step.info, "cpu_seconds": decisions.used()}
+    info = {"kind": "step", "cpu_seconds": stopwatch.seconds(), **step.info}
     info["held_out_nll_data_nats"] = state.nll - schema.log_jacobian
     config = _config(step)
     info["block_type"] = None if config is None else config["kind"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,8 @@ class Schedule:
         """The schedule of the next round, given the mean distance moved by each of the finite steps taken."""
         finite = [gamma for gamma in self.gammas if math.isfinite(gamma)]
         free = tuple(gamma for gamma in self.gammas if math.isinf(gamma))
+        if not moved:  # every step was dropped: nothing is known to choose by
+            return replace(self, rounds=self.rounds - 1)
         gammas = reparametrise(finite[: len(moved)], moved, eta=self.eta, cap=self.cap)
         return Schedule((*gammas, *free), self.stop_ratio, self.rounds - 1, self.eta, self.cap)
 
@@ -92,7 +94,10 @@ def finest_scale(particles: Particles, generator: torch.Generator) -> float:
     least = float(
         torch.linalg.eigvalsh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))[0].clamp_min(0).sqrt()
     )
-    distances = torch.cdist(x[:_SCALE_ROWS], particles.x[:_SCALE_ROWS].double())
+    # not by a matrix product, which leaves a row at 1e-7 from itself instead of 0
+    distances = torch.cdist(
+        x, particles.x[:_SCALE_ROWS].double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
     positive = torch.where(distances > 0, distances, torch.full_like(distances, math.inf))
     return min(least, float(positive.min(dim=1).values.median()) / math.sqrt(2 * x.shape[1]))
 
@@ -152,6 +157,16 @@ def check_gamma(gamma: object) -> None:
         resolve_schedule(gamma, max_blocks=2, particles=None, generator=None)
 
 
+def _check_rules(given: dict[str, Any]) -> None:
+    ratio, rounds, free_last = given["stop_ratio"], given.get("rounds", 1), given["free_last"]
+    if ratio is not None and not (isinstance(ratio, (int, float)) and ratio > 0):
+        raise InputError(f"gamma: expected stop_ratio > 0 or None, got {ratio!r}")
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise InputError(f"gamma: expected rounds to be a whole number >= 1, got {rounds!r}")
+    if not isinstance(free_last, bool):
+        raise InputError(f"gamma: expected free_last to be true or false, got {free_last!r}")
+
+
 def resolve_schedule(
     gamma: object, *, max_blocks: int, particles: Particles | None, generator: torch.Generator | None
 ) -> Schedule:
@@ -184,6 +199,7 @@ def resolve_schedule(
     for key in ("value", "first", "growth", "cap", "eta"):
         if key in given and not (isinstance(given[key], (int, float)) and given[key] > 0):
             raise InputError(f"gamma: expected {key} > 0, got {given[key]!r}")
+    _check_rules(given)
     if kind == "constant":
         given |= {"first": given["value"], "growth": 1.0, "cap": math.inf}
     gammas = geometric(

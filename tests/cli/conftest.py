@@ -8,6 +8,7 @@ import pytest
 
 from cli.commands import fit_arguments
 from jkoflow.cli import main
+from oracles.quick_training import make_training_quick
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     assert main(fit_arguments(folder)) == 0
     return folder
+
+
+@pytest.fixture
+def quick(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of the test train little; the finished run is that of the real training all the same."""
+    make_training_quick(monkeypatch)

@@ -16,12 +16,14 @@ from jkoflow import JKOFlow
 from jkoflow.cli import main
 from jkoflow.cli.progress import Progress, format_seconds
 from jkoflow.cli.summary import summary_lines
+from jkoflow.data import hash_file
 
 
 def model_of(folder: Path) -> bytes:
     return (folder / "run" / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("quick")
 def test_fit_leaves_a_run_and_tells_progress_and_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,6 +46,7 @@ def test_fit_leaves_a_run_and_tells_progress_and_summary(
     assert record["settings"]["max_blocks"] == 3
 
 
+@pytest.mark.usefixtures("quick")
 def test_settings_file_can_say_how_much_is_held_out(tmp_path: Path) -> None:
     arguments = fit_arguments(tmp_path)
     (tmp_path / "settings.toml").write_text("max_blocks = 1\nholdout_fraction = 0.2\nseed = 4\n")
@@ -112,6 +115,7 @@ def test_resume_refuses_another_table_or_setting_and_takes_a_moved_one(
     assert tree(tmp_path / "run") == before
 
 
+@pytest.mark.usefixtures("quick")
 def test_overwrite_replaces_a_run_and_nothing_else_does(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +126,7 @@ def test_overwrite_replaces_a_run_and_nothing_else_does(
     assert model_of(tmp_path) != model_of(finished)
 
 
+@pytest.mark.usefixtures("quick")
 def test_budget_is_recorded_as_decisions(tmp_path: Path) -> None:
     assert main(fit_arguments(tmp_path, "--budget", "1.5")) == 0
     records = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
@@ -129,6 +134,7 @@ def test_budget_is_recorded_as_decisions(tmp_path: Path) -> None:
     assert "updates" in decided
 
 
+@pytest.mark.usefixtures("quick")
 def test_context_columns_are_conditioned_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_table(tmp_path)
     assert main(fit_arguments(tmp_path, "--context", "x, z")) == 0
@@ -136,6 +142,7 @@ def test_context_columns_are_conditioned_on(tmp_path: Path, capsys: pytest.Captu
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["table"]["columns"] == ["y"]
     assert record["context"]["columns"] == ["x", "z"]
+    assert record["table"]["sha256"] == record["context"]["sha256"] == hash_file(tmp_path / "table.csv")
     run, table = str(tmp_path / "run"), str(tmp_path / "table.csv")
     assert main(["fit", table, "-o", run, "--resume"]) == 0, "the columns are those of the run"
     assert main(["score", run, table, "-o", str(tmp_path / "scores.npy")]) == 0
@@ -149,7 +156,9 @@ def test_context_columns_are_conditioned_on(tmp_path: Path, capsys: pytest.Captu
     check_refused(capsys, [*sample, "-n", "7", "--overwrite"], 2, "context", "x, z")
     given = ["--context", str(tmp_path / "given.csv")]
     check_refused(capsys, [*sample, "-n", "8", "--overwrite", *given], 2, "expected 1 or 8 rows, got 7")
+    capsys.readouterr()
     assert main(["report", run]) == 0
+    assert capsys.readouterr().err == "", "the page has its real rows"
 
 
 @pytest.mark.parametrize("columns", ["x,nothing", "x,x", "x,y,z", "x,,y", ""])

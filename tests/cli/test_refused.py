@@ -204,6 +204,7 @@ def test_corrupt_tensors_are_refused(copied: Path, capsys: pytest.CaptureFixture
     check_readers_refuse(capsys, copied, "model.safetensors")
 
 
+@pytest.mark.usefixtures("quick")
 def test_damaged_checkpoint_is_refused_and_overwrite_helps(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

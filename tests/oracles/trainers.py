@@ -45,7 +45,7 @@ def gaussian_block(x: Tensor, gamma: float) -> AffineBlock:
 
 
 class RecordingTrainer:
-    """The exact Gaussian step, or what `replaced` gives for a step's number; keeps every step it was given."""
+    """The exact Gaussian step, or what `replaced` gives for a number; keeps every step it was given."""
 
     def __init__(self, replaced: dict[int, Callable[[Step], Block]] | None = None) -> None:
         self.replaced = replaced or {}
