@@ -212,6 +212,8 @@ def test_interrupted_before_the_first_step() -> None:
     assert first[1].info == whole[0][1].info
     opposite = {**log[0], "value": {**log[0]["value"], "affine_first": not log[0]["value"]["affine_first"]}}
     assert not same_flow(run(decisions=Decisions(recorded=[opposite])), whole)
+    finer = {**log[0], "value": {**log[0]["value"], "phase": 3.7}}
+    assert not same_flow(run(decisions=Decisions(recorded=[finer])), whole)
 
 
 @pytest.mark.usefixtures("quick")

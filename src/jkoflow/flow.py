@@ -19,6 +19,9 @@ from jkoflow.particles import PUSH_ROWS, Particles
 
 __all__ = ["Flow", "push_block_with_log_det"]
 
+_PULL_ROWS = 1024
+"""Rows that are pulled at once: Newton's method may need all their Jacobians."""
+
 _TANGENT_ENTRIES = 2**22
 """Most numbers carried as tangents at once: rows per chunk fall with d^2, so memory does not grow with d."""
 
@@ -90,7 +93,7 @@ class Flow(nn.Module):
         """The inverse image, each block refined to `tolerance`; the error is the whole map's round trip."""
         particles = Particles(y, context)
         for block in reversed(list(self)):
-            particles = particles.map(partial(block.pull, tolerance=tolerance))
+            particles = particles.map(partial(block.pull, tolerance=tolerance), size=_PULL_ROWS)
         error = (self.push(particles.x, context) - y).norm(dim=1)
         return Inverse(particles.x, error)
 

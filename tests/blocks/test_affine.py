@@ -43,3 +43,11 @@ def test_inverse_of_an_ill_conditioned_map_is_refined() -> None:
     block = AffineBlock.whitening(torch.ones(3, dtype=torch.float64), sigma)
     inverse = block.invert(points(20, 3))
     assert float(inverse.error.max()) < 1e-10
+
+
+def test_error_of_the_inverse_is_measured() -> None:
+    block = AffineBlock(dim=2, matrix=torch.tensor([[1.0, 0.3], [0.3, 0.9]]), offset=torch.full((2,), 1e4))
+    y = points(50, 2, torch.float32)
+    inverse = block.invert(y)
+    assert torch.equal(inverse.error, (block.push(inverse.x) - y).norm(dim=1))
+    assert float(inverse.error.max()) > 0

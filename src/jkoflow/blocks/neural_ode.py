@@ -97,18 +97,16 @@ class NeuralODEBlock(Block):
         goal = default_tolerance(y.dtype) if tolerance is None else tolerance
         z, x = y, self._flow(y, context, steps=self.steps, reverse=True)
         residual = y - self.push(x, context)
-        best = Inverse(x, residual.norm(dim=1))
+        best = Inverse(x, _length(residual))
+        active = best.error > goal
         for _ in range(_REFINEMENTS):
-            open_rows = (best.error > goal).nonzero()[:, 0]
-            if len(open_rows) == 0:
-                return best
-            z = z.index_copy(0, open_rows, z[open_rows] + residual[open_rows])
-            part = _rows(context, open_rows)
-            candidate = self._flow(z[open_rows], part, steps=self.steps, reverse=True)
-            residual[open_rows] = y[open_rows] - self.push(candidate, part)
-            improved = _keep_better(best, open_rows, candidate, residual[open_rows].norm(dim=1))
-            if not improved:
+            if not active.any():
                 break
+            z = torch.where(active[:, None], z + residual, z)
+            candidate = self._flow(z, context, steps=self.steps, reverse=True)
+            residual = y - self.push(candidate, context)
+            best, improved = _better(best, candidate, _length(residual), active)
+            active = improved & (best.error > goal)
         return self._newton(best, y, context, goal)
 
     @torch.no_grad()
@@ -129,31 +127,33 @@ class NeuralODEBlock(Block):
         return rk4(derivative, (x,), steps=steps, reverse=reverse)[0]
 
     def _newton(self, best: Inverse, y: Tensor, context: Tensor | None, goal: float) -> Inverse:
+        active = best.error > goal
         for _ in range(_NEWTON_STEPS):
-            open_rows = (best.error > goal).nonzero()[:, 0]
-            if len(open_rows) == 0:
+            if not active.any():
                 break
-            part = _rows(context, open_rows)
-            image, jacobian = self.push_with_jacobian(best.x[open_rows], part)
-            move, singular = torch.linalg.solve_ex(jacobian, y[open_rows] - image)
-            move = torch.where(singular[:, None] > 0, torch.zeros_like(move), move)
-            improved = False
+            image, jacobian = self.push_with_jacobian(best.x, context)
+            move, singular = torch.linalg.solve_ex(jacobian, y - image)
+            move, improved = torch.where(singular[:, None] > 0, 0.0, move), torch.zeros_like(active)
+            start = best.x
             for damping in (1.0, 0.25, 0.05):
-                candidate = best.x[open_rows] + damping * move
-                error = (y[open_rows] - self.push(candidate, part)).norm(dim=1)
-                improved = _keep_better(best, open_rows, candidate, error) or improved
-            if not improved:
-                break
+                candidate = start + damping * move
+                best, closer = _better(best, candidate, _length(y - self.push(candidate, context)), active)
+                improved = improved | closer
+            active = improved & (best.error > goal)
         return best
 
 
-def _rows(context: Tensor | None, index: Tensor) -> Tensor | None:
-    return None if context is None else context[index]
+# Rows are masked, not selected: a row's numbers must not depend on which other rows still need work.
 
 
-def _keep_better(best: Inverse, rows: Tensor, candidate: Tensor, error: Tensor) -> bool:
-    """Overwrite the rows of `best` that `candidate` improves; say whether any did."""
-    better = error < best.error[rows]
-    best.x[rows[better]] = candidate[better]
-    best.error[rows[better]] = error[better]
-    return bool(better.any())
+def _length(residual: Tensor) -> Tensor:
+    """Norm of each row; infinite where a number is not one, so that it never counts as good."""
+    length: Tensor = residual.norm(dim=1)
+    return length.nan_to_num(nan=torch.inf)
+
+
+def _better(best: Inverse, candidate: Tensor, error: Tensor, active: Tensor) -> tuple[Inverse, Tensor]:
+    """`best` with the active rows that `candidate` improves, and which those are."""
+    improved = active & (error < best.error)
+    x = torch.where(improved[:, None], candidate, best.x)
+    return Inverse(x, torch.where(improved, error, best.error)), improved
