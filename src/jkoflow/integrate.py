@@ -30,13 +30,14 @@ def rk4(derivative: Derivative, state: State, *, steps: int, reverse: bool = Fal
         k3 = derivative(t + h / 2, _advance(state, h / 2, k2))
         k4 = derivative(t + h, _advance(state, h, k3))
         state = tuple(
-            s + (h / 6) * (a + 2 * (b + c) + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4, strict=True)
+            s.add(a.add(b + c, alpha=2).add(d), alpha=h / 6)
+            for s, a, b, c, d in zip(state, k1, k2, k3, k4, strict=True)
         )
     return state
 
 
 def _advance(state: State, h: float, slope: State) -> State:
-    return tuple(s + h * k for s, k in zip(state, slope, strict=True))
+    return tuple(s.add(k, alpha=h) for s, k in zip(state, slope, strict=True))
 
 
 def dopri5(

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from jkoflow.velocity.base import VelocityField
+from jkoflow.velocity.perceptron import propagate
 
 __all__ = ["MLPVelocity"]
 
@@ -99,26 +100,18 @@ class MLPVelocity(VelocityField):
         self, x: Tensor, t: Tensor | float, tangents: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Velocity and directional derivatives, value and tangents stacked into one product per layer."""
-        k, n = tangents.shape[:2]
-        stacked = torch.cat([x[None], tangents])
-        phase = stacked @ self.frequencies.T
-        sine, cosine = phase[0].sin(), phase[0].cos()
-        constant = torch.cat(self._columns(x, t, context), dim=1)
-        value = torch.cat([x, sine, cosine, constant], dim=1)
-        slope = torch.cat(
-            [tangents, cosine * phase[1:], -sine * phase[1:], constant.new_zeros(k, n, constant.shape[1])],
-            dim=2,
-        )
-        h = torch.cat([value[None], slope])
-        for weight, bias in self._layers():
-            h = _silu_with_tangents(linear(h, weight), bias)
-        h = linear(h, self.out.weight)
-        value, slope = h[0] + self.out.bias, h[1:]
+        if context is None and not isinstance(t, Tensor):
+            columns = x.new_tensor([[t, t**2]])
+        else:
+            columns = torch.cat(self._columns(x, t, context), dim=1)
+        layers = cast("list[nn.Linear]", [*self.hidden, self.out])
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        value, slope = propagate(x, tangents, columns, self.frequencies, weights, biases)
+        value, slope = self.amplitude * value, self.amplitude * slope
+        if bool((x.square().sum(dim=1) <= self.radius.square()).all()):  # w = 1 and dw = 0 on every row
+            return value, slope
         taper, taper_slope = self._taper_with_tangents(x, tangents)
-        return self.amplitude * taper * value, self.amplitude * (taper * slope + taper_slope * value)
-
-    def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        return [(layer.weight, layer.bias) for layer in self.hidden if isinstance(layer, nn.Linear)]
+        return taper * value, taper * slope + taper_slope * value
 
     def _columns(self, x: Tensor, t: Tensor | float, context: Tensor | None) -> list[Tensor]:
         time = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x), 1)
@@ -142,14 +135,6 @@ class MLPVelocity(VelocityField):
 def _smooth_step(s: Tensor) -> Tensor:
     """1 at s = 0 and 0 at s = 1, with two vanishing derivatives at both ends."""
     return 1 - s.pow(3) * (10 - 15 * s + 6 * s.square())
-
-
-def _silu_with_tangents(stacked: Tensor, bias: Tensor) -> Tensor:
-    """SiLU of row 0 plus bias, and its derivative along the other rows."""
-    value = stacked[0] + bias
-    sigmoid = value.sigmoid()
-    slope = sigmoid * (1 + value * (1 - sigmoid))
-    return torch.cat([(value * sigmoid)[None], slope * stacked[1:]])
 
 
 def _seeded_linear(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
