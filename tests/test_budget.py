@@ -95,6 +95,15 @@ def stopping(clock: Clock, log: list[dict[str, object]], **options: object) -> C
     return Decisions(budget=10, clock=clock, record=log.append, **options).stop_at(3, 1)
 
 
+STOPPED = {
+    "kind": "decision",
+    "what": "stop proximal after updates",
+    "block": 3,
+    "round": 1,
+    "value": 200,
+}
+
+
 def test_descent_stops_when_the_budget_is_spent_and_says_so_first() -> None:
     clock, log = Clock(), []
     stop = stopping(clock, log)
@@ -102,16 +111,7 @@ def test_descent_stops_when_the_budget_is_spent_and_says_so_first() -> None:
     assert log == []
     clock.now += 11
     assert stop("proximal", 200)
-    assert log == [
-        {
-            "kind": "decision",
-            "what": "stop proximal",
-            "block": 3,
-            "round": 1,
-            "updates": 200,
-            "value": True,
-        }
-    ]
+    assert log == [STOPPED]
 
 
 def test_recorded_stop_is_replayed_whatever_the_clock_says() -> None:
@@ -125,17 +125,7 @@ def test_recorded_stop_is_replayed_whatever_the_clock_says() -> None:
 
 def test_a_slower_resume_does_not_stop_before_the_recorded_update() -> None:
     """What is on record happened at update 200; a clock that has run out by 100 must not change that."""
-    log = [
-        {
-            "kind": "decision",
-            "what": "stop proximal",
-            "block": 3,
-            "round": 1,
-            "updates": 200,
-            "value": True,
-        }
-    ]
-    resumed = stopping(Clock(), [], recorded=log, spent=50.0)
+    resumed = stopping(Clock(), [], recorded=[STOPPED], spent=50.0)
     assert [resumed("proximal", updates) for updates in (100, 200)] == [False, True]
 
 

@@ -52,6 +52,20 @@ def test_minimum_is_found() -> None:
     assert done.retries == 0
 
 
+@pytest.mark.parametrize("first", [math.nan, math.inf])
+def test_a_start_whose_value_is_no_number_is_left(first: float) -> None:
+    weight = Weight()
+    values = itertools.chain([first], itertools.repeat(None))
+
+    def evaluate() -> float:
+        value = next(values)
+        return (weight.number - 3) ** 2 if value is None else value
+
+    done = run(weight, quadratic(weight), evaluate, updates=400)
+    assert done.best_update > 0
+    assert weight.number == pytest.approx(3, abs=0.01)
+
+
 def test_rate_warms_up_and_falls_as_a_cosine() -> None:
     """Under a constant gradient an Adam step is the rate itself, so the path shows it."""
     weight, path = Weight(), []

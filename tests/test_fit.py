@@ -107,7 +107,7 @@ def test_record_of_a_step() -> None:
     assert info["transport_ratio"] == pytest.approx(info["transport"] / float(y.square().sum(dim=1).mean()))
     assert info["mean_distance"] == pytest.approx(float((x - y).norm(dim=1).mean()))
     assert info["step_doubling_error"] == block.step_doubling_error(x)
-    assert after.moved == (info["mean_distance"],)
+    assert after.moved == ((block.gamma, info["mean_distance"]),)
     assert all(isinstance(value, float) for value in info.values())
 
 
@@ -136,6 +136,7 @@ def test_block_that_does_not_lower_the_nll_is_dropped() -> None:
     assert torch.equal(two.train.x, one.train.x)
     assert torch.equal(trainer.steps[2].train.x, one.train.x)
     assert (kept.info["kept"], len(three.flow), three.number) == (True, 2, 3)
+    assert [gamma for gamma, _ in three.moved] == [one.flow.blocks[0].gamma, kept.info["gamma"]]
     assert three.nll < one.nll
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +47,7 @@ ORDER = (
     "warm_start",
     "proximal",
     "fit",
+    "gaussian_step",
     "end_to_end",
     "training",
     # store and readers
@@ -194,10 +197,20 @@ def test_safe_use_is_allowed() -> None:
 def test_public_names_are_all() -> None:
     jkoflow = importlib.import_module("jkoflow")
     assert list(jkoflow.__all__) == sorted(set(jkoflow.__all__))
-    assert set(public_names(jkoflow)) - {"annotations"} == {
-        n for n in jkoflow.__all__ if not n.startswith("_")
+    assert set(public_names(jkoflow)) <= {"annotations", "import_module", "TYPE_CHECKING"}, "names are lazy"
+    assert {name: getattr(jkoflow, name).__name__ for name in jkoflow.__all__} == {
+        name: name for name in jkoflow.__all__
     }
-    assert all(hasattr(jkoflow, name) for name in jkoflow.__all__)
+    assert dir(jkoflow) == sorted([*jkoflow.__all__, "__version__"])
+    with pytest.raises(AttributeError, match="no_such_name"):
+        jkoflow.no_such_name  # noqa: B018
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    source = (
+        "import sys; from jkoflow.cli import main; main(['fit', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", source], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.stem != "__main__"], ids=relative_name)

@@ -13,7 +13,7 @@ from jkoflow.blocks import AffineBlock
 from jkoflow.divergence import exact_probes
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
-from jkoflow.likelihood import log_prob
+from jkoflow.likelihood import log_prob, standard_error
 from oracles.blocks import coarse_block, make_block, points
 
 HALF_WIDTH, GRID = 10.0, {1: 4001, 2: 201}
@@ -110,3 +110,9 @@ def test_mean_log_prob_of_own_samples_is_minus_the_entropy() -> None:
     left = log_prob(flow, x)
     right = -0.5 * z.square().sum(dim=1) - math.log(2 * math.pi) + flow.log_det(x)
     np.testing.assert_allclose(left, right, atol=1e-8)
+
+
+def test_standard_error_of_the_mean() -> None:
+    nats = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
+    assert standard_error(nats) == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3 / 4))
+    assert math.isnan(standard_error(nats[:1]))

@@ -26,6 +26,7 @@ from jkoflow.proximal import (
     judged_rows,
     new_block,
     nll_after,
+    rows_not_inverted,
     with_chosen_steps,
 )
 from jkoflow.runtime import Runtime
@@ -196,19 +197,20 @@ def test_fewest_solver_steps_that_are_as_good() -> None:
     step = make_step(1.0)
     judged = judged_rows(step.validation)
     smooth = NeuralODEBlock(make_velocity(2, strength=0.05), gamma=1.0, steps=2).requires_grad_(False)
-    chosen, nll = with_chosen_steps(smooth, step, judged)
-    assert chosen.steps == 1
-    assert chosen.velocity is smooth.velocity
-    assert nll == nll_after(chosen, step.base, judged)
+    chosen = with_chosen_steps(smooth, step, judged)
+    assert (chosen.block.steps, chosen.missed) == (1, 0)
+    assert chosen.block.velocity is smooth.velocity
+    assert chosen.nll == nll_after(chosen.block, step.base, judged)
     folding = NeuralODEBlock(make_velocity(2, seed=6, strength=2.0), gamma=1.0, steps=1).requires_grad_(False)
     nlls = {
         steps: nll_after(NeuralODEBlock(folding.velocity, gamma=1.0, steps=steps), step.base, judged)
         for steps in (1, 2, 4)
     }
-    chosen, nll = with_chosen_steps(folding, step, judged)
-    assert nll == nlls[chosen.steps]
+    chosen = with_chosen_steps(folding, step, judged)
+    assert chosen.nll == nlls[chosen.block.steps]
+    assert chosen.missed == rows_not_inverted(chosen.block, step, judged)
     gain = max(0.0, float(step.base.potential(judged.x).mean()) - min(nlls.values()))
-    assert nll <= min(nlls.values()) + max(2e-3, 0.02 * gain)
+    assert chosen.nll <= min(nlls.values()) + max(2e-3, 0.02 * gain)
 
 
 def test_judged_rows_are_the_first_and_fewer_in_high_dimension() -> None:

@@ -93,3 +93,9 @@ def test_dtype_is_the_one_asked_for() -> None:
 def test_no_rows_is_refused(n: int) -> None:
     with pytest.raises(InputError, match=f"n_samples: expected at least 1, got {n}"):
         sample(make_flow(), n, seed=0, like=like())
+
+
+@pytest.mark.parametrize("n", [4, 6])
+def test_context_of_other_length_is_refused(n: int) -> None:
+    with pytest.raises(InputError, match=f"context: expected 5 rows, one for each sample, got {n}"):
+        sample(make_flow(), 5, seed=0, like=like(), context=torch.zeros(n, 1))

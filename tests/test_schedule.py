@@ -16,6 +16,7 @@ from jkoflow.schedule import (
     Schedule,
     check_gamma,
     finest_scale,
+    from_finest_scale,
     geometric,
     reparametrise,
     resolve_schedule,
@@ -53,19 +54,24 @@ def test_stop_rule_can_be_turned_off() -> None:
 
 def test_reparametrisation_is_the_published_formula() -> None:
     """gamma_k + eta (S gamma_k / S_k - gamma_k), at most the cap; S = 2 here."""
-    gammas = reparametrise((0.4, 1.0, 2.0), (1.0, 2.0, 3.0), eta=0.5)
+    gammas = reparametrise([(0.4, 1.0), (1.0, 2.0), (2.0, 3.0)], eta=0.5)
     assert gammas == pytest.approx((0.4 + 0.5 * (0.8 - 0.4), 1.0, 2.0 + 0.5 * (4 / 3 - 2)))
-    assert reparametrise((0.4, 1.0), (1.0, 3.0), eta=0.5, cap=0.5) == pytest.approx((0.5, 0.5))
-    assert reparametrise((0.4, 1.0), (1.0, 3.0), eta=1.0) == pytest.approx((0.8, 1.0 * 2 / 3))
+    assert reparametrise([(0.4, 1.0), (1.0, 3.0)], eta=0.5, cap=0.5) == pytest.approx((0.5, 0.5))
+    assert reparametrise([(0.4, 1.0), (1.0, 3.0)], eta=1.0) == pytest.approx((0.8, 1.0 * 2 / 3))
+
+
+def test_two_blocks_are_one_halfway_and_a_free_one() -> None:
+    assert from_finest_scale(0.1, 2).gammas == pytest.approx((math.tan(0.1), math.inf))
+    assert from_finest_scale(0.1, 1).gammas == (math.inf,)
 
 
 def test_equal_moves_leave_the_step_sizes() -> None:
-    assert reparametrise((0.1, 0.2, 0.4), (0.7, 0.7, 0.7)) == pytest.approx((0.1, 0.2, 0.4))
+    assert reparametrise([(0.1, 0.7), (0.2, 0.7), (0.4, 0.7)]) == pytest.approx((0.1, 0.2, 0.4))
 
 
 def test_reparametrised_schedule_keeps_the_free_step_and_drops_steps_not_taken() -> None:
     schedule = Schedule((0.4, 1.0, 2.0, math.inf), stop_ratio=0.02, rounds=3, eta=1.0, cap=0.7)
-    after = schedule.reparametrised((1.0, 3.0))
+    after = schedule.reparametrised([(0.4, 1.0), (1.0, 3.0)])
     assert after.gammas == pytest.approx((0.7, 2 / 3, math.inf))
     assert (after.stop_ratio, after.eta, after.cap) == (0.02, 1.0, 0.7)
 

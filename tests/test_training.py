@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -11,17 +10,18 @@ import pytest
 import torch
 
 from jkoflow import training
+from jkoflow.blocks import NeuralODEBlock
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
 from jkoflow.fit import FitState, TakenStep
 from jkoflow.likelihood import log_prob
 from jkoflow.particles import Particles
-from jkoflow.proximal import NetworkSettings
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import reparametrise
 from jkoflow.training import train_flow, updates_per_block
 from oracles.blocks import points
+from oracles.quick_training import make_training_quick
 from oracles.trainers import gaussian_particles, restored
 
 Steps = list[tuple[FitState, TakenStep]]
@@ -47,12 +47,7 @@ FITS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same training with a small network and few updates."""
-    small = functools.partial(NetworkSettings, width=16, depth=1, n_frequencies=4)
-    monkeypatch.setattr(training, "NetworkSettings", small)
-    monkeypatch.setattr(training, "updates_per_block", lambda n_rows: 12)
-    monkeypatch.setattr(training, "_PILOT_UPDATES", (4, 8))
-    monkeypatch.setattr(training, "_BUDGET_UPDATES", 40)
-    monkeypatch.setattr(training, "_BATCHES", (64, 64))
+    make_training_quick(monkeypatch, updates=12)
 
 
 def two_clusters(n: int, seed: int) -> Particles:
@@ -134,8 +129,10 @@ def test_documented_limit_in_updates() -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", FITS)
-def test_fit_lowers_the_held_out_nll(name: str) -> None:
+def test_fit_lowers_the_held_out_nll(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_training_quick(monkeypatch, updates=200 if name == "auto" else 12)
     steps = run(name)
+    assert any(isinstance(block, NeuralODEBlock) for block in steps[-1][0].flow)
     validation = two_clusters(100, 2).x
     last = steps[-1][0]
     base = -float(last.flow.base.log_prob(validation.double()).mean())
@@ -243,9 +240,8 @@ def test_every_round_is_reparametrised_by_the_one_before() -> None:
         assert len(state.flow) == len(rounds[step.info["round"]])
     assert sorted(rounds) == [0, 1, 2]
     for earlier, later in ((0, 1), (1, 2)):
-        gammas = [record["gamma"] for record in rounds[earlier]]
-        moved = [record["mean_distance"] for record in rounds[earlier]]
-        expected = reparametrise(gammas, moved, eta=0.5, cap=3.0)
+        moved = [(record["gamma"], record["mean_distance"]) for record in rounds[earlier]]
+        expected = reparametrise(moved, eta=0.5, cap=3.0)
         assert [record["gamma"] for record in rounds[later]] == pytest.approx(expected)
 
 

@@ -38,19 +38,12 @@ class Decisions:
     spent: float = 0.0
     clock: Callable[[], float] = time.process_time
     _replay: dict[str, Any] = field(init=False, repr=False)
-    _stops: dict[tuple[str, int, int], int] = field(init=False, repr=False)
     _start: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"budget: expected CPU-seconds > 0, got {self.budget}")
-        recorded = list(self.recorded)
-        self._replay = {_key(entry): entry["value"] for entry in recorded}
-        self._stops = {
-            (entry["what"], entry["block"], entry["round"]): int(entry["updates"])
-            for entry in recorded
-            if "updates" in entry
-        }
+        self._replay = {_key(entry): entry["value"] for entry in self.recorded}
         self._start = self.clock() if self.limited else math.nan
 
     @property
@@ -82,19 +75,21 @@ class Decisions:
             self._replay[key] = value
         return self._replay[key]
 
+    def is_decided(self, what: str, **where: int) -> bool:
+        """Whether the decision is on record."""
+        return _key({"what": what, **where}) in self._replay
+
     def stop_at(self, block: int, round_number: int = 0) -> Callable[[str, int], bool]:
         """What a block's descents ask at their checkpoints; always False without a budget."""
 
         def stop(phase: str, updates: int) -> bool:
             if not self.limited:
                 return False
-            recorded = self._stops.get((f"stop {phase}", block, round_number))
-            if recorded is not None:  # a fit that resumes on a slower clock goes as far as the first one did
-                return updates >= recorded
-            if self.remaining() > 0:
+            what, where = f"stop {phase} after updates", {"block": block, "round": round_number}
+            if not self.is_decided(what, **where) and self.remaining() > 0:
                 return False
-            where = {"block": block, "round": round_number, "updates": updates}
-            return bool(self.decide(f"stop {phase}", lambda: True, **where))
+            # on record, a fit that resumes on a slower clock still goes as far as the first one did
+            return updates >= int(self.decide(what, lambda: updates, **where))
 
         return stop
 

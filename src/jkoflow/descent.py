@@ -99,7 +99,8 @@ def descend(
         NumericalError: The numbers left R at every rate that was tried.
     """
     first = evaluate()
-    good, kept = copy.deepcopy(module.state_dict()), Descent(0, 0, first, first, 0)
+    good = copy.deepcopy(module.state_dict())
+    kept = Descent(0, 0, first, first if math.isfinite(first) else math.inf, 0)
     rate = settings.learning_rate
     for attempt in range(settings.retries + 1):
         try:

@@ -22,6 +22,7 @@ from torch import Tensor
 from jkoflow.blocks import Block
 from jkoflow.flow import Flow, push_block_with_log_det
 from jkoflow.laws import Law
+from jkoflow.likelihood import standard_error
 from jkoflow.objective import KLObjective
 from jkoflow.particles import Particles
 from jkoflow.proximal import BlockTrainer, Step, Stop
@@ -29,6 +30,8 @@ from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule
 
 __all__ = ["FitState", "StepInfo", "TakenStep", "initial_state", "proximal_fold", "take_block"]
+
+_STANDARD_ERRORS = 2.0
 
 StepInfo = dict[str, Any]
 """What a step did: one line of `steps.jsonl`; nothing reads it to train."""
@@ -45,7 +48,7 @@ class FitState:
         log_det: Accumulated log-determinant of the held-out rows, shape `(n_validation,)`, nats, float64.
         nll: Held-out NLL of the flow, nats, standardised units.
         number: Steps taken, the dropped ones included.
-        moved: Mean distance moved by each finite step taken, standardised units.
+        moved: Step size and mean distance moved, standardised units, of each finite step in the flow.
         finished: Whether the stop rule has ended the fit.
     """
 
@@ -55,7 +58,7 @@ class FitState:
     log_det: Tensor
     nll: float
     number: int = 0
-    moved: tuple[float, ...] = ()
+    moved: tuple[tuple[float, float], ...] = ()
     finished: bool = False
 
 
@@ -91,15 +94,15 @@ def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitStat
         "neg_log_det_nats": float(terms.neg_log_det),
         "transport_nats": float(terms.transport),
         "held_out_nll_nats": nll,
-        "held_out_nll_se_nats": _standard_error(nats),
+        "held_out_nll_se_nats": standard_error(nats),
         "gain_nats": runtime.mean(gain),
-        "gain_se_nats": _standard_error(gain),
+        "gain_se_nats": standard_error(gain),
         "transport": float(terms.moved),
         "transport_ratio": float(terms.moved) / size,
         "mean_distance": runtime.mean(distance),
         "step_doubling_error": block.step_doubling_error(before.x, before.context),
     }
-    moved = state.moved if block.free else (*state.moved, info["mean_distance"])
+    moved = state.moved if block.free else (*state.moved, (block.gamma, info["mean_distance"]))
     after = replace(
         state,
         flow=state.flow.then(block),
@@ -110,10 +113,6 @@ def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitStat
         moved=moved,
     )
     return after, info
-
-
-def _standard_error(nats: Tensor) -> float:
-    return float(nats.std() / math.sqrt(len(nats))) if len(nats) > 1 else 0.0
 
 
 def proximal_fold(
@@ -134,7 +133,7 @@ def proximal_fold(
         schedule: Step sizes and stop rule.
         trainer: How a block is trained.
         runtime: Device, dtype, seed.
-        keep_if_better: Drop a block whose gain in held-out NLL is not above its paired standard error.
+        keep_if_better: Drop a block whose gain in held-out NLL is not above two paired standard errors.
         stop: For each step number, what a budget is asked at its checkpoints.
         taken: Steps that an interrupted fit had finished; they are applied, not trained again.
         round_number: Number of the whole fit, when step sizes are re-parametrised.
@@ -178,9 +177,17 @@ def _applied(
     if done.block is None:
         return replace(state, number=number), done
     after, info = take_block(state, done.block.requires_grad_(False), runtime)
-    kept = not keep_if_better or info["gain_nats"] > info["gain_se_nats"]
+    kept = not keep_if_better or _is_better(info["gain_nats"], info["gain_se_nats"])
     record = {**done.info, **info, "block": number, "kept": kept}
     if not kept:
         return replace(state, number=number), TakenStep(None, record)
     ended = stop_ratio is not None and info["transport_ratio"] < stop_ratio
     return replace(after, number=number, finished=ended), TakenStep(done.block, record)
+
+
+def _is_better(gain: float, error: float) -> bool:
+    """Whether a gain is above two standard errors; of one held-out row, which has none, any gain is.
+
+    One would not do: the block's weights were chosen on the same rows, and there are several blocks.
+    """
+    return gain > (0.0 if math.isnan(error) else _STANDARD_ERRORS * error)

@@ -7,14 +7,21 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, below eq. (38).
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from jkoflow.flow import Flow
 
-__all__ = ["log_prob"]
+__all__ = ["log_prob", "standard_error"]
 
 
 def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
     """`log q_0` of each row, `(n,)`, nats in the units of `x` (standardised), float64; deterministic."""
     latent, log_det = flow.push_with_log_det(x, context)
     return flow.base.log_prob(latent.double()) + log_det
+
+
+def standard_error(nats: Tensor) -> float:
+    """Standard error of the mean of `nats`, shape `(n,)`; NaN for a single row, which tells nothing of it."""
+    return float(nats.std() / math.sqrt(len(nats))) if len(nats) > 1 else math.nan

@@ -31,14 +31,13 @@ from jkoflow.sampling import sample
 from jkoflow.storage import (
     FORMAT,
     read_json,
-    read_safetensors,
     require_format,
     shown,
     staged_folder,
     write_bytes_atomic,
     write_json_atomic,
-    write_safetensors,
 )
+from jkoflow.storage.tensors import read_safetensors, write_safetensors
 
 __all__ = ["Model", "load_model", "save_model"]
 

@@ -9,10 +9,9 @@ is section 5.1.2.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,11 @@ from jkoflow.blocks import block_from_config
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.data import Schema, Table
-from jkoflow.data.table import check_trainable
 from jkoflow.errors import InputError
 from jkoflow.fit import FitState, TakenStep
 from jkoflow.flow import Flow
 from jkoflow.laws import Gaussian, StandardNormal
-from jkoflow.likelihood import log_prob
+from jkoflow.likelihood import log_prob, standard_error
 from jkoflow.model import Model, save_model
 from jkoflow.particles import Particles
 from jkoflow.runs import RunFolder
@@ -53,6 +51,10 @@ __all__ = [
 
 Progress = Callable[[dict[str, Any]], None]
 _ROUND_TRIP_ROWS = 256
+_FITTED_ON_ALL = (
+    "nothing but the closed-form Gaussian step lowered the held-out NLL: the model is a Gaussian, fitted "
+    "again on training and validation rows together"
+)
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,16 @@ class _Stopwatch:
 
     def __init__(self, spent: float) -> None:
         self._start = time.process_time() - spent
+        self._last = spent
 
     def seconds(self) -> float:
         """CPU-seconds so far, those of the interrupted fit included."""
         return time.process_time() - self._start
+
+    def lap(self) -> dict[str, float]:
+        """CPU-seconds since the last lap, and so far."""
+        before, self._last = self._last, self.seconds()
+        return {"cpu_seconds": self._last - before, "cpu_seconds_so_far": self._last}
 
 
 def split_rows(table: Table, settings: Settings) -> Split:
@@ -184,7 +192,6 @@ def fit_table(
     runtime = Runtime(settings.seed, device, resolve_dtype(settings.dtype))
     if context is not None and len(context) != len(table):
         raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
-    check_trainable(table)  # before anything is split or written
     split = split_rows(table, settings)
     seen = np.concatenate([split.train, split.validation])
     schema = Schema.fit(table, rows=seen)
@@ -203,7 +210,8 @@ def fit_table(
 
     taken, decisions = _begin(run, describe(table, context, settings, split), settings)
     progress({"kind": "start", "split": split.sizes(), "notes": list(schema.notes), "taken": len(taken)})
-    flow, steps, stopwatch = empty.flow, [], _Stopwatch(decisions.spent)
+    flow = judged_flow = empty.flow
+    steps, stopwatch = [], _Stopwatch(decisions.spent)
     for state, step in train_flow(
         parts["train"],
         parts["validation"],
@@ -213,6 +221,8 @@ def fit_table(
         taken=taken,
     ):
         flow = state.flow
+        if "fitted_on" not in step.info:  # a step that is fitted on validation rows is not judged by them
+            judged_flow = flow
         record = _record(state, step, schema, stopwatch)
         steps.append(record)
         if run is not None and len(steps) > len(taken):
@@ -222,12 +232,13 @@ def fit_table(
         progress(record)
 
     model = Model(schema, flow, settings, context_schema, facts)
+    judged = model if len(split.holdout) else replace(model, flow=judged_flow)
     results = {
-        **_held_out_results(model, table, context, split),
+        **_held_out_results(judged, table, context, split),
         "round_trip_error": _round_trip(model, context),
         "blocks": len(flow),
         "cpu_seconds": stopwatch.seconds(),
-        "notes": list(schema.notes),
+        "notes": [*schema.notes, *([] if judged_flow is flow else [_FITTED_ON_ALL])],
     }
     summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
     model = Model(schema, flow, settings, context_schema, {**facts, **summary})
@@ -265,7 +276,7 @@ def _begin(
     run.resume()
     taken = [_taken(tensors, meta) for tensors, meta in run.read_checkpoints()]
     decided = [record for record in run.read_records() if record.get("kind") == "decision"]
-    spent = float(taken[-1].info.get("cpu_seconds") or 0.0) if taken else 0.0
+    spent = float(taken[-1].info.get("cpu_seconds_so_far") or 0.0) if taken else 0.0
     return taken, Decisions(settings.budget, recorded=decided, record=run.append_record, spent=spent)
 
 
@@ -281,7 +292,7 @@ def _taken(tensors: dict[str, Tensor], meta: dict[str, Any]) -> TakenStep:
 
 def _record(state: FitState, step: TakenStep, schema: Schema, stopwatch: _Stopwatch) -> dict[str, Any]:
     """The step's line of `steps.jsonl`."""
-    info = {"kind": "step", "cpu_seconds": stopwatch.seconds(), **step.info}
+    info = {"kind": "step", **stopwatch.lap(), **step.info}
     info["held_out_nll_data_nats"] = state.nll - schema.log_jacobian
     config = _config(step)
     info["block_type"] = None if config is None else config["kind"]
@@ -311,16 +322,12 @@ def _held_out_results(model: Model, table: Table, context: Table | None, split: 
         "held_out_on": name,
         "held_out_rows": len(rows),
         "held_out_nll_nats": float(ours.mean()),
-        "held_out_nll_se_nats": _standard_error(ours),
+        "held_out_nll_se_nats": standard_error(ours),
         "gaussian_nll_nats": float(theirs.mean()),
-        "gaussian_nll_se_nats": _standard_error(theirs),
+        "gaussian_nll_se_nats": standard_error(theirs),
         "gaussian_minus_ours_nats": float((theirs - ours.cpu()).mean()),
-        "gaussian_minus_ours_se_nats": _standard_error(theirs - ours.cpu()),
+        "gaussian_minus_ours_se_nats": standard_error(theirs - ours.cpu()),
     }
-
-
-def _standard_error(nats: Tensor) -> float:
-    return float(nats.std() / math.sqrt(len(nats))) if len(nats) > 1 else math.nan
 
 
 def _round_trip(model: Model, context: Table | None) -> dict[str, float]:

@@ -163,7 +163,8 @@ class WarmStartedTrainer:
         if started.best_update == 0:  # nothing to learn at this scale: the block is still the identity
             return block, record
         judged = judged_rows(step.validation)
-        block, before = with_chosen_steps(block, step, judged)
+        chosen = with_chosen_steps(block, step, judged)
+        block, before = chosen.block, chosen.nll
         if self.finish is None:
             return block, record
         finished = copy.deepcopy(block)
@@ -171,9 +172,7 @@ class WarmStartedTrainer:
         after = nll_after(finished, step.base, judged)
         record["updates"]["proximal"], record["proximal_nll_gain_nats"] = done["updates"], before - after
         record["retries"] += done["retries"]
-        if after < before and rows_not_inverted(finished, step, judged) <= rows_not_inverted(
-            block, step, judged
-        ):
+        if after < before and rows_not_inverted(finished, step, judged) <= chosen.missed:
             return finished, record | {"finished_on": "proximal"}
         return block, record
 
@@ -230,28 +229,34 @@ def nll_after(block: NeuralODEBlock, base: Law, judged: Particles) -> float:
     return float((base.potential(y) - log_det).mean())
 
 
-def with_chosen_steps(block: NeuralODEBlock, step: Step, judged: Particles) -> tuple[NeuralODEBlock, float]:
-    """The same field at the fewest solver steps that can be inverted and cost little; its held-out NLL.
+@dataclass(frozen=True)
+class _Chosen:
+    """A block with its held-out NLL, as `nll_after` has it, and how many rows its inverse misses."""
+
+    block: NeuralODEBlock
+    nll: float
+    missed: int
+
+
+def with_chosen_steps(block: NeuralODEBlock, step: Step, judged: Particles) -> _Chosen:
+    """The same field at the fewest solver steps that cost little and that every row can be inverted at.
 
     Little is 2 % of what the block gains, and never less than 0.002 nats: what a coarse map loses the next
-    block sees and mends.
+    block sees and mends. Where no number of steps inverts every row, the one that misses fewest.
     """
-    before = float(step.base.potential(judged.x).mean())
+    identity_nll = float(step.base.potential(judged.x).mean())
     candidates = [replace_steps(block, steps) for steps in _SOLVER_STEPS]
-    nlls = [nll_after(candidates[0], step.base, judged)]
-    best = (len(judged) ** 2, candidates[0], nlls[0])
+    nll, affordable = nll_after(candidates[0], step.base, judged), []
     for candidate, finer in zip(candidates, [*candidates[1:], None], strict=True):
-        if finer is not None:
-            nlls.append(nll_after(finer, step.base, judged))
-        nll, next_nll = nlls[-2:] if finer is not None else (nlls[-1], nlls[-1])
-        if nll - next_nll > max(_SOLVER_TOLERANCE_NATS, _SOLVER_TOLERANCE_SHARE * (before - next_nll)):
-            continue
-        missed = rows_not_inverted(candidate, step, judged)
-        if missed < best[0]:
-            best = (missed, candidate, nll)
-        if missed == 0:
-            break
-    return best[1], best[2]
+        finer_nll = nll if finer is None else nll_after(finer, step.base, judged)
+        little = max(_SOLVER_TOLERANCE_NATS, _SOLVER_TOLERANCE_SHARE * (identity_nll - finer_nll))
+        if nll - finer_nll <= little:
+            affordable.append(_Chosen(candidate, nll, rows_not_inverted(candidate, step, judged)))
+            if affordable[-1].missed == 0:
+                break
+        nll = finer_nll
+    # the finest costs nothing against itself; one whose NLL is no number is left to the keep rule
+    return min(affordable, key=lambda choice: choice.missed, default=_Chosen(candidates[0], nll, len(judged)))
 
 
 def rows_not_inverted(block: NeuralODEBlock, step: Step, judged: Particles) -> int:

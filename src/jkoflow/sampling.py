@@ -42,9 +42,14 @@ def sample(
 
     Returns:
         The rows `(n_rows, d)` and the round-trip error of each under the whole map.
+
+    Raises:
+        InputError: No rows are asked for, or the context has another number of them.
     """
     if n_rows < 1:
         raise InputError(f"n_samples: expected at least 1, got {n_rows}")
+    if context is not None and len(context) != n_rows:
+        raise InputError(f"context: expected {n_rows} rows, one for each sample, got {len(context)}")
     parts: list[Inverse] = []
     for start in range(0, n_rows, BASE_NOISE_ROWS):
         noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=start // BASE_NOISE_ROWS).to(like)

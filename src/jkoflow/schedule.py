@@ -55,32 +55,27 @@ class Schedule:
         if not self.gammas or any(not gamma > 0 for gamma in self.gammas):
             raise InputError(f"gamma: expected step sizes > 0, got {self.gammas}")
 
-    def reparametrised(self, moved: Sequence[float]) -> Schedule:
-        """The schedule of the next round, given the mean distance moved by each of the finite steps taken."""
-        finite = [gamma for gamma in self.gammas if math.isfinite(gamma)]
+    def reparametrised(self, moved: Sequence[tuple[float, float]]) -> Schedule:
+        """The schedule of the next round, given step size and mean distance of each finite step kept."""
         free = tuple(gamma for gamma in self.gammas if math.isinf(gamma))
         if not moved:  # every step was dropped: nothing is known to choose by
             return replace(self, rounds=self.rounds - 1)
-        gammas = reparametrise(finite[: len(moved)], moved, eta=self.eta, cap=self.cap)
+        gammas = reparametrise(moved, eta=self.eta, cap=self.cap)
         return Schedule((*gammas, *free), self.stop_ratio, self.rounds - 1, self.eta, self.cap)
 
 
 def reparametrise(
-    gammas: Sequence[float], moved: Sequence[float], *, eta: float = _PUBLISHED_ETA, cap: float = math.inf
+    moved: Sequence[tuple[float, float]], *, eta: float = _PUBLISHED_ETA, cap: float = math.inf
 ) -> tuple[float, ...]:
     """One published re-parametrisation: step sizes that bring the distances moved closer to their mean.
 
     Arguments:
-        gammas: Step sizes of the steps that were taken.
-        moved: S_n, the mean distance each moved its particles, standardised units.
+        moved: gamma_n and S_n, the mean distance that step moved its particles, standardised units.
         eta: How far to go, 0 to 1.
         cap: Largest step size allowed.
     """
-    mean = sum(moved) / len(moved)
-    return tuple(
-        min(gamma + eta * (mean * gamma / distance - gamma), cap)
-        for gamma, distance in zip(gammas, moved, strict=True)
-    )
+    mean = sum(distance for _, distance in moved) / len(moved)
+    return tuple(min(gamma + eta * (mean * gamma / distance - gamma), cap) for gamma, distance in moved)
 
 
 def finest_scale(particles: Particles, generator: torch.Generator) -> float:
@@ -122,7 +117,9 @@ def from_finest_scale(scale: float, max_blocks: int) -> Schedule:
     if max_blocks == 1:
         return Schedule((math.inf,))
     n_finite = min(n_finite, max_blocks - 1)
-    growth = (_LARGEST_GAMMA / first) ** (1 / (n_finite - 1)) if n_finite > 1 else 1.0
+    if n_finite == 1:  # halfway on the scale of logarithms
+        return Schedule((math.sqrt(first * _LARGEST_GAMMA), math.inf))
+    growth = (_LARGEST_GAMMA / first) ** (1 / (n_finite - 1))
     return Schedule(geometric(first, growth, _LARGEST_GAMMA, n_finite + 1, free_last=True))
 
 

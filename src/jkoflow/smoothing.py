@@ -128,7 +128,7 @@ def resolve_smoothing(option: float | Mapping[str, object] | Smoothing | None) -
         unknown = sorted(str(name) for name in option if name not in known)
         if unknown:
             raise InputError(f"smoothing: expected keys among {', '.join(known)}, got {', '.join(unknown)}")
-        return Smoothing(**option)  # type: ignore[arg-type]
+        return Smoothing(**option)  # type: ignore[arg-type]  # `Smoothing` checks their types
     if isinstance(option, bool) or not isinstance(option, int | float):
         raise InputError(
             "smoothing: expected None, a W2 distance, or a table with time or delta,"

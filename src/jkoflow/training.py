@@ -17,15 +17,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
-from sklearn.covariance import ledoit_wolf
-
-from jkoflow.blocks import AffineBlock, NeuralODEBlock
+from jkoflow.blocks import NeuralODEBlock
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.descent import DescentSettings
 from jkoflow.end_to_end import train_end_to_end
 from jkoflow.fit import FitState, TakenStep, initial_state, proximal_fold, take_block
+from jkoflow.gaussian_step import gaussian_step, gaussian_step_on_all_rows
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
 from jkoflow.proximal import (
@@ -49,11 +47,11 @@ PROXIMAL_RATE = 5e-3
 END_TO_END_RATE = 2e-3
 _FINISH_SHARE = 0.1
 _BUDGET_UPDATES = 20_000
+_BUDGET_CHECKPOINTS = 400
 _BUDGET_SHARE = 0.9
 _FINISHING_COST = 10
 _PILOT_ROWS, _PILOT_SHARE, _PILOT_UPDATES = 10_000, 0.125, (40, 120)
 _PILOT_BLOCKS = 6
-_LEAST_VARIANCE = 1e-10
 _PHASES = (1.0, 2.5, 6.0)
 """Standard deviation of the phase w.x at the scales tried; the entries of W have this over sqrt(d)."""
 
@@ -109,11 +107,31 @@ def _automatic(
 ) -> Iterator[tuple[FitState, TakenStep]]:
     """Pilot, closed-form first step where it helps, then started and finished blocks."""
     choice = Pilot(**decisions.decide("pilot", lambda: _timed_pilot(state, settings, runtime, decisions)))
-    if choice.affine_first:
-        state, step = _gaussian_step(state, runtime)
-        planned = state.number + len(_schedule(state, settings, runtime).gammas)
-        yield state, TakenStep(step.block, {**step.info, "planned": planned})
-        taken = taken[1:]
+    if not choice.affine_first:
+        yield from _started_blocks(state, choice, settings, runtime, decisions, taken)
+        return
+    whitened, first = gaussian_step(state, runtime)
+    has_room = settings.max_blocks > len(whitened.flow)
+    planned = whitened.number + (len(_schedule(whitened, settings, runtime).gammas) if has_room else 0)
+    yield whitened, TakenStep(first.block, {**first.info, "planned": planned})
+    if not has_room:
+        return
+    for after, step in _started_blocks(whitened, choice, settings, runtime, decisions, taken[1:]):
+        yield after, step
+    if len(after.flow) == 1:
+        after, last = gaussian_step_on_all_rows(after, runtime, first.info["covariance"])
+        yield after, TakenStep(last.block, {**last.info, "planned": after.number})
+
+
+def _started_blocks(
+    state: FitState,
+    choice: Pilot,
+    settings: Settings,
+    runtime: Runtime,
+    decisions: Decisions,
+    taken: Sequence[TakenStep],
+) -> Iterator[tuple[FitState, TakenStep]]:
+    """Blocks that start on the OU path of their step, kept where they lower the held-out NLL."""
     network = _network(state.flow.dim, choice.phase)
     n_steps = len(_schedule(state, settings, runtime).gammas)
     pace = _Pace(updates_per_block(len(state.train)), state.number + n_steps, decisions, choice.seconds)
@@ -162,7 +180,7 @@ def _rounds(
 def _schedule(state: FitState, settings: Settings, runtime: Runtime) -> Schedule:
     return resolve_schedule(
         settings.gamma,
-        max_blocks=max(1, settings.max_blocks - len(state.flow)),
+        max_blocks=settings.max_blocks - len(state.flow),
         particles=state.train,
         generator=runtime.stream("schedule"),
     )
@@ -234,32 +252,6 @@ def _started_trainer(
     )
 
 
-def _gaussian_step(state: FitState, runtime: Runtime) -> tuple[FitState, TakenStep]:
-    """The free step in closed form: the covariance that serves the held-out rows best, whitened."""
-    x = state.train.x.double()
-    empirical = torch.cov(x.T, correction=0).reshape(x.shape[1], x.shape[1])
-    shrunk = torch.as_tensor(ledoit_wolf(x.cpu().numpy())[0], dtype=torch.float64, device=x.device)
-    floor = _LEAST_VARIANCE * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
-    outcomes = []
-    for covariance in (empirical, shrunk + floor):
-        if float(torch.linalg.eigvalsh(covariance)[0]) >= _LEAST_VARIANCE / 2:
-            block = AffineBlock.whitening(x.mean(dim=0), covariance).to(
-                device=runtime.device, dtype=runtime.dtype
-            )
-            outcomes.append((*take_block(state, block, runtime), block))
-    after, info, block = min(outcomes, key=lambda outcome: outcome[0].nll)
-    record: dict[str, Any] = {
-        **info,
-        "block": 1,
-        "kept": True,
-        "round": -1,
-        "updates": {"warm_start": 0, "proximal": 0},
-        "finished_on": "closed_form",
-        "retries": 0,
-    }
-    return replace(after, number=1, moved=()), TakenStep(block, record)
-
-
 @dataclass(frozen=True)
 class Pilot:
     """What the pilot fits chose.
@@ -298,7 +290,7 @@ def choose_by_pilot(state: FitState, settings: Settings, runtime: Runtime) -> tu
         validation=(judged := judged_rows(state.validation)),
         log_det=state.log_det[: len(judged)],
     )
-    whitened, _ = _gaussian_step(part, runtime)
+    whitened, _ = gaussian_step(part, runtime)
     tried: dict[tuple[bool, float], float] = {}
     updates = 0
 
@@ -349,13 +341,16 @@ def _end_to_end(
     for number, gamma in enumerate(schedule.gammas, start=1):
         step = Step(number, gamma, state.train, state.validation, flow.base, runtime)
         flow = flow.then(new_block(step, _network(flow.dim, _PHASES[0]), steps=1))
-    limit = updates_per_block(len(state.train)) if not decisions.limited else _BUDGET_UPDATES
+    whole = DescentSettings(updates_per_block(len(state.train)), batch_of(len(state.train)), END_TO_END_RATE)
+    if decisions.limited:  # all blocks in one descent: the budget is asked often enough to be kept
+        whole = replace(whole, updates=_BUDGET_UPDATES, checkpoints=_BUDGET_CHECKPOINTS)
+        whole = replace(whole, patience=whole.patience * _BUDGET_CHECKPOINTS // DescentSettings.checkpoints)
     stop = decisions.stop_at(0)
     trained, done = train_end_to_end(
         flow,
         state.train,
         state.validation,
-        settings=DescentSettings(limit, batch_of(len(state.train)), END_TO_END_RATE),
+        settings=whole,
         divergence=settings.divergence,
         generator=runtime.stream("end_to_end"),
         stop=lambda updates: stop("end_to_end", updates),

@@ -204,6 +204,13 @@ def test_unknown_block_is_refused(config: dict[str, object]) -> None:
         block_from_config(config)
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("change", [{"hue": 1}, {"velocity": {"kind": "mlp", "dim": 2, "hue": 1}}])
+def test_unknown_setting_is_refused(name: str, change: dict[str, object]) -> None:
+    with pytest.raises(RunFolderError, match=r"(block|velocity) \w+: .*; restore it"):
+        block_from_config({**make_block(name).to_config(), **change})
+
+
 def test_default_tolerance_can_be_met_in_each_dtype() -> None:
     assert default_tolerance(torch.float64) <= 1e-8
     assert torch.finfo(torch.float32).eps < default_tolerance(torch.float32) <= 1e-4

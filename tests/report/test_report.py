@@ -209,6 +209,8 @@ def test_blocks_in_numbers():
         made_up_step(2, kept=False, finished_on="warm_start", retries=2),
         made_up_step(3, gamma=None, transport_nats=None, cpu_seconds=None),
         {"format": "jkoflow/1", "kind": "decision", "block": 3, "what": "budget spent", "cpu_seconds": 7.5},
+        {"kind": "decision", "what": "pilot", "value": {"affine_first": False, "phase": 2.5, "kind": "a"}},
+        {"kind": "decision", "what": "updates", "block": 2, "round": 0, "value": 1200},
     )
     html = render_report(words_only(steps=steps))
     text = Page(html).text
@@ -219,7 +221,9 @@ def test_blocks_in_numbers():
     assert "warm start 5.000 8.000 0.300 0.00010 no 2 1.50" in text
     assert "3 neural ode free" in text
     assert "yes 0 –" in text
-    assert "Block 3: budget spent (cpu seconds 7.5)" in text
+    assert "Block 3: budget spent (cpu seconds 7.50)" in text
+    assert "pilot (affine first no, phase 2.50, kind a)" in text
+    assert "Block 2: updates (round 0, value 1,200)" in text
     assert html.count('class="dropped"') == 1
 
 

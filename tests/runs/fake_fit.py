@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from jkoflow.runs import Mode, RunFolder
-from jkoflow.storage import staged_folder, write_json_atomic, write_safetensors
+from jkoflow.storage import staged_folder, write_json_atomic
+from jkoflow.storage.tensors import write_safetensors
 
 BLOCKS = 2
 

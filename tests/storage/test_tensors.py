@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from jkoflow.errors import RunFolderError
-from jkoflow.storage import read_safetensors, write_safetensors
+from jkoflow.storage.tensors import read_safetensors, write_safetensors
 
 
 def tensors() -> dict[str, torch.Tensor]:

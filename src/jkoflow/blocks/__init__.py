@@ -12,6 +12,7 @@ from jkoflow.blocks.affine import AffineBlock
 from jkoflow.blocks.base import Block, Inverse, default_tolerance
 from jkoflow.blocks.neural_ode import DETERMINANT_DIM, NeuralODEBlock
 from jkoflow.errors import RunFolderError
+from jkoflow.storage import RESTORE
 from jkoflow.velocity import velocity_from_config
 
 __all__ = [
@@ -38,4 +39,7 @@ def block_from_config(config: dict[str, Any]) -> Block:
         settings["velocity"] = velocity_from_config(settings["velocity"])
     if kind not in BLOCKS:
         raise RunFolderError(f"block: expected one of {sorted(BLOCKS)}, got {kind!r}")
-    return BLOCKS[kind](**settings)
+    try:
+        return BLOCKS[kind](**settings)
+    except TypeError as error:  # a setting is missing or unknown
+        raise RunFolderError(f"block {kind}: {error}; {RESTORE}") from error

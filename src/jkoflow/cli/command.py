@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from jkoflow.cli.parser import build_parser
 from jkoflow.cli.terminal import flush, tell
 from jkoflow.errors import JKOFlowError
-from jkoflow.storage import write_error
+from jkoflow.storage.files import write_error
 
 __all__ = ["main"]
 

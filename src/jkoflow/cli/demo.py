@@ -32,36 +32,12 @@ from jkoflow.runs import RunFolder
 from jkoflow.runtime import seed_stream
 from jkoflow.storage import read_json, shown, write_bytes_atomic
 
-__all__ = ["DESCRIPTION", "EPILOG", "add_options", "run"]
+__all__ = ["run"]
 
 SEED = 0
 SAMPLES = 1000
 SIDE = 8
 TABLE_NAME, SAMPLES_NAME, REPORT_NAME = "digits.csv", "samples.csv", "report.html"
-
-DESCRIPTION = """\
-Fit a flow to the 1,797 handwritten digits that scikit-learn ships, and leave model, samples and report in
-RUN.
-
-It takes under three minutes on two cores, and needs no network. A second run replaces the first.
-"""
-
-EPILOG = """\
-example:
-  jkoflow demo -o runs/demo
-
-what appears in RUN, beside what `jkoflow fit --help` lists:
-  digits.csv     the table that was learned: 64 grey levels a row, each with uniform noise of one level
-  samples.csv    1,000 new digits
-  report.html    generated digits beside real ones, and how the fit went
-"""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
-    parser.add_argument(
-        "-o", "--output", metavar="RUN", default="runs/demo", help="folder of the run (default runs/demo)"
-    )
 
 
 def run(options: argparse.Namespace) -> None:

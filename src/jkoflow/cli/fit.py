@@ -24,56 +24,10 @@ from jkoflow.pipeline import describe, fit_table, recognise_by, split_rows
 from jkoflow.runs import Mode, RunFolder
 from jkoflow.storage import shown
 
-__all__ = ["DEFAULTS", "DESCRIPTION", "EPILOG", "add_options", "run"]
+__all__ = ["DEFAULTS", "run"]
 
 DEFAULTS: dict[str, Any] = {"holdout_fraction": 0.1}
 """Where a fit from the shell differs from `Settings`: a tenth of the rows is held out to judge it."""
-
-DESCRIPTION = """\
-Train a model on TABLE and keep the run in the folder RUN.
-
-Every numeric column is learned, jointly. A tenth of the rows is held out and judges the result; another
-tenth stops the training. Without --budget the fit ends by itself: it takes seconds for 500 rows, minutes for
-50,000.
-"""
-
-EPILOG = """\
-examples:
-  jkoflow fit table.csv -o run
-  jkoflow fit table.csv -o run --resume              go on after an interruption; starts where there is no run
-  jkoflow fit table.csv -o run --context age,dose    the law of the other columns, given these two
-  jkoflow fit table.csv -o run --budget 600          as good as 10 minutes of processor time allow
-
-what appears in RUN:
-  model/             the model: config.json, schema.json, model.safetensors, README.md
-  run.json           settings, seed, the table's path and SHA-256, results; never the rows
-  steps.jsonl        one line for each block: step size, loss terms, held-out NLL, transport
-  checkpoints/       what --resume goes on from
-  environment.json   versions
-
-a settings file (TOML), each line optional:
-  max_blocks = 12                   # most blocks
-  gamma = "auto"                    # or a number, or {kind = "geometric", first = 0.25, growth = 1.4}
-  objective = "auto"                # or "jko": every block on the proximal objective alone; or "end_to_end"
-  smoothing = 0.05                  # a W2 distance in standard deviations; none by default
-  holdout_fraction = 0.1
-  validation_fraction = 0.1
-  dtype = "float32"
-"""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
-    parser.add_argument("table", metavar="TABLE", help=".csv, .tsv, .parquet, .npy or .npz")
-    parser.add_argument("-o", "--output", metavar="RUN", required=True, help="folder of the run")
-    parser.add_argument("--config", metavar="F", help="settings as TOML; an unknown key is an error")
-    parser.add_argument("--seed", metavar="N", type=int, help="seed of all randomness (default 0)")
-    parser.add_argument("--budget", metavar="CPU_SECONDS", type=float, help="processor time for the fit")
-    parser.add_argument("--device", metavar="D", help="auto (default), cpu or cuda")
-    parser.add_argument("--context", metavar="COLS", help="columns to condition on, separated by commas")
-    existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on with the run in RUN, or start it")
-    existing.add_argument("--overwrite", action="store_true", help="replace the run in RUN")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The options of every verb, and the help that explains them.
+"""The options of every verb, and the help that explains them; a verb's own code is loaded when it runs.
 
     jkoflow VERB ARGUMENTS [--debug]
 
@@ -8,10 +8,12 @@ Source: the shell contract of the architecture; an option that is not built is n
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from typing import NoReturn
 
-from jkoflow.cli import demo, fit, report, sample, score
+from jkoflow.cli import usage
 from jkoflow.errors import InputError
 
 __all__ = ["build_parser"]
@@ -60,7 +62,13 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
-_VERBS = {"fit": fit, "sample": sample, "score": score, "report": report, "demo": demo}
+_VERBS = {
+    "fit": usage.fit,
+    "sample": usage.sample,
+    "score": usage.score,
+    "report": usage.report,
+    "demo": usage.demo,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -97,8 +105,12 @@ def build_parser() -> argparse.ArgumentParser:
             default=argparse.SUPPRESS,  # or it would undo a --debug before the verb
             help="show the traceback of an error",
         )
-        verb_parser.set_defaults(run_verb=verb.run)
+        verb_parser.set_defaults(run_verb=partial(_run_verb, name))
     return parser
+
+
+def _run_verb(name: str, options: argparse.Namespace) -> None:
+    import_module(f"jkoflow.cli.{name}").run(options)
 
 
 def _without_verb(options: argparse.Namespace) -> None:

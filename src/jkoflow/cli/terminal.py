@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from jkoflow.storage import write_error
+from jkoflow.storage.files import write_error
 
 __all__ = ["flush", "say", "tell"]
 

@@ -109,7 +109,7 @@ def block_rows(data: ReportData) -> list[dict[str, str]]:
     return [
         {
             "block": format_number(block.get("block")),
-            "type": str(block.get("block_type", MISSING)).replace("_", " "),
+            "type": str(block.get("block_type") or MISSING).replace("_", " "),
             "gamma": "free" if block.get("gamma") is None else format_number(block["gamma"], digits=3),
             "steps": format_number(block.get("integration_steps")),
             "updates": _format_updates(block.get("updates")),
@@ -137,9 +137,16 @@ def _format_updates(updates: object) -> str:
 def format_decision(record: Mapping[str, Any]) -> str:
     """A decision as one line: the block, what was decided, then whatever else was recorded."""
     rest = {name: value for name, value in record.items() if name not in {"format", "kind", "block", "what"}}
-    details = ", ".join(f"{name.replace('_', ' ')} {format_setting(value)}" for name, value in rest.items())
+    chosen = rest.pop("value", None)
+    rest |= chosen if isinstance(chosen, Mapping) else {} if chosen is None else {"value": chosen}
+    details = ", ".join(f"{name.replace('_', ' ')} {_in_words(value)}" for name, value in rest.items())
     block = f"Block {record['block']}: " if record.get("block") is not None else ""
     return f"{block}{record.get('what', 'decided')}{f' ({details})' if details else ''}"
+
+
+def _in_words(value: object) -> str:
+    is_plain = isinstance(value, bool | int | float)
+    return format_number(value, digits=3) if is_plain else format_setting(value)
 
 
 def marginal_rows(data: ReportData) -> list[tuple[str, ...]]:

@@ -22,14 +22,13 @@ from jkoflow.storage import (
     encode_json,
     read_error,
     read_json,
-    read_safetensors,
     shown,
     sync_folder,
     to_json,
     write_json_atomic,
-    write_safetensors,
     writing,
 )
+from jkoflow.storage.tensors import read_safetensors, write_safetensors
 
 __all__ = [
     "checkpointed_blocks",

@@ -34,7 +34,6 @@ from jkoflow.storage.records import (
     write_json_atomic,
     write_jsonl_atomic,
 )
-from jkoflow.storage.tensors import read_safetensors, write_safetensors
 
 __all__ = [
     "FORMAT",
@@ -48,7 +47,6 @@ __all__ = [
     "read_error",
     "read_json",
     "read_jsonl",
-    "read_safetensors",
     "recover_folder",
     "require_format",
     "shown",
@@ -61,6 +59,5 @@ __all__ = [
     "write_error",
     "write_json_atomic",
     "write_jsonl_atomic",
-    "write_safetensors",
     "writing",
 ]

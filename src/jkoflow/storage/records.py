@@ -18,9 +18,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from jkoflow.errors import RunFolderError
 from jkoflow.storage.files import (
     O_BINARY,
@@ -52,6 +49,10 @@ FORMAT = "jkoflow/1"
 _CHUNK = 1 << 16
 
 
+_ARRAY_LIBRARIES = {"numpy", "torch"}
+"""Known by name: records are read and written before either is loaded."""
+
+
 def to_json(value: object) -> Any:
     """Return `value` in the types of JSON.
 
@@ -68,10 +69,8 @@ def to_json(value: object) -> Any:
         return {key: to_json(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(entry) for entry in value]
-    if isinstance(value, np.bool_):
-        return bool(value)
-    if isinstance(value, np.ndarray | Tensor):
-        return to_json(value.tolist())
+    if type(value).__module__.partition(".")[0] in _ARRAY_LIBRARIES:
+        return to_json(value.tolist())  # type: ignore[attr-defined]  # numbers and arrays of both have it
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from jkoflow.errors import RunFolderError
+from jkoflow.storage import RESTORE
 from jkoflow.velocity.base import VelocityField
 from jkoflow.velocity.mlp import MLPVelocity
 
@@ -22,4 +23,7 @@ def velocity_from_config(config: dict[str, Any]) -> VelocityField:
     kind = settings.pop("kind", None)
     if kind not in VELOCITIES:
         raise RunFolderError(f"velocity: expected one of {sorted(VELOCITIES)}, got {kind!r}")
-    return VELOCITIES[kind](**settings)
+    try:
+        return VELOCITIES[kind](**settings)
+    except TypeError as error:  # a setting is missing or unknown
+        raise RunFolderError(f"velocity {kind}: {error}; {RESTORE}") from error
