@@ -280,6 +280,7 @@ def test_gaussian_table_is_fitted_again_on_all_rows_and_judged_as_it_was_before(
     assert whole.results["held_out_on"] == "validation"
     assert whole.results["held_out_nll_nats"] == pytest.approx(last["held_out_nll_data_nats"], abs=1e-5)
     split = split_rows(table, chosen)
+    assert len(whole.model.flow) == 1
     final = -whole.model.log_prob(table.take(split.validation)).mean()
     assert final != pytest.approx(last["held_out_nll_data_nats"], abs=1e-5)
     held_out = fit_table(table, settings=settings())

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from jkoflow.blocks import NeuralODEBlock
+from jkoflow.blocks import DETERMINANT_DIM, NeuralODEBlock, block_from_config
 from jkoflow.descent import DescentSettings
+from jkoflow.divergence import exact_probes
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
 from jkoflow.fit import initial_state, proximal_fold
 from jkoflow.laws import StandardNormal
@@ -26,12 +27,14 @@ from jkoflow.proximal import (
     judged_rows,
     new_block,
     nll_after,
+    replace_steps,
     rows_not_inverted,
+    with_checked_trace,
     with_chosen_steps,
 )
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule
-from oracles.blocks import make_velocity, points
+from oracles.blocks import autodiff_log_det, make_velocity, points
 from oracles.trainers import SMALL, gaussian_particles, quick_trainer
 
 RUNTIME = Runtime(0, dtype=torch.float64)
@@ -211,6 +214,30 @@ def test_fewest_solver_steps_that_are_as_good() -> None:
     assert chosen.missed == rows_not_inverted(chosen.block, step, judged)
     gain = max(0.0, float(step.base.potential(judged.x).mean()) - min(nlls.values()))
     assert chosen.nll <= min(nlls.values()) + max(2e-3, 0.02 * gain)
+
+
+def test_beyond_the_largest_dimension_steps_are_refined_until_the_trace_is_the_determinant() -> None:
+    dim = DETERMINANT_DIM + 2
+    field = make_velocity(dim, seed=1, strength=0.2, frequency_scale=0.03).requires_grad_(False)
+    coarse, rows = NeuralODEBlock(field, gamma=1.0, steps=1), Particles(points(20, dim))
+    before = trace_gap(coarse, rows)
+    refined = with_checked_trace(coarse, rows)
+    assert before > 1e-3 > trace_gap(refined, rows)
+    assert trace_gap(replace_steps(coarse, refined.steps // 2), rows) > 1e-3
+    assert refined.trace_gap_nats == pytest.approx(trace_gap(refined, rows), rel=1e-6)
+    assert refined.to_config()["trace_gap_nats"] == refined.trace_gap_nats
+    assert block_from_config(refined.to_config()).trace_gap_nats == refined.trace_gap_nats
+
+
+def test_below_it_nothing_is_refined() -> None:
+    block = NeuralODEBlock(make_velocity(3), gamma=1.0, steps=1)
+    assert with_checked_trace(block, Particles(points(5, 3))) is block
+
+
+def trace_gap(block: NeuralODEBlock, rows: Particles) -> float:
+    """Mean difference of the integrated trace from the determinant of the discrete map by autodiff, nats."""
+    trace = block.push_with_trace(rows.x, None, exact_probes(rows.x))[1]
+    return float((trace - autodiff_log_det(block, rows.x)).abs().mean())
 
 
 def test_judged_rows_are_the_first_and_fewer_in_high_dimension() -> None:

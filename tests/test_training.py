@@ -130,7 +130,7 @@ def test_documented_limit_in_updates() -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", FITS)
 def test_fit_lowers_the_held_out_nll(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_training_quick(monkeypatch, updates=200 if name == "auto" else 12)
+    make_training_quick(monkeypatch, updates=60)
     steps = run(name)
     assert any(isinstance(block, NeuralODEBlock) for block in steps[-1][0].flow)
     validation = two_clusters(100, 2).x

@@ -29,9 +29,15 @@ from jkoflow.proximal import BlockTrainer, Step, Stop
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule
 
-__all__ = ["FitState", "StepInfo", "TakenStep", "initial_state", "proximal_fold", "take_block"]
-
-_STANDARD_ERRORS = 2.0
+__all__ = [
+    "FitState",
+    "StepInfo",
+    "TakenStep",
+    "initial_state",
+    "is_significant",
+    "proximal_fold",
+    "take_block",
+]
 
 StepInfo = dict[str, Any]
 """What a step did: one line of `steps.jsonl`; nothing reads it to train."""
@@ -61,6 +67,11 @@ class FitState:
     moved: tuple[tuple[float, float], ...] = ()
     finished: bool = False
 
+    @property
+    def held_out_log_prob(self) -> Tensor:
+        """log q_0 of the held-out rows under the flow so far, shape `(n_validation,)`, nats, float64."""
+        return self.log_det + self.flow.base.log_prob(self.validation.x.double())
+
 
 @dataclass(frozen=True)
 class TakenStep:
@@ -83,7 +94,7 @@ def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitStat
     image, log_det = push_block_with_log_det(block, before)
     accumulated = state.log_det + log_det.to(torch.float64)
     nats = accumulated + state.flow.base.log_prob(image.double())
-    gain = nats - (state.log_det + state.flow.base.log_prob(before.x.double()))
+    gain = nats - state.held_out_log_prob
     terms = KLObjective(state.flow.base, block.gamma).terms_of(before.x, image, log_det)
     distance = (before.x - image).norm(dim=1)
     size = runtime.mean(image.double().square().sum(dim=1))
@@ -133,7 +144,7 @@ def proximal_fold(
         schedule: Step sizes and stop rule.
         trainer: How a block is trained.
         runtime: Device, dtype, seed.
-        keep_if_better: Drop a block whose gain in held-out NLL is not above two paired standard errors.
+        keep_if_better: Drop a block whose gain in held-out NLL is not above its paired standard error.
         stop: For each step number, what a budget is asked at its checkpoints.
         taken: Steps that an interrupted fit had finished; they are applied, not trained again.
         round_number: Number of the whole fit, when step sizes are re-parametrised.
@@ -177,7 +188,8 @@ def _applied(
     if done.block is None:
         return replace(state, number=number), done
     after, info = take_block(state, done.block.requires_grad_(False), runtime)
-    kept = not keep_if_better or _is_better(info["gain_nats"], info["gain_se_nats"])
+    gain = after.held_out_log_prob - state.held_out_log_prob
+    kept = not keep_if_better or is_significant(gain, standard_errors=1.0)
     record = {**done.info, **info, "block": number, "kept": kept}
     if not kept:
         return replace(state, number=number), TakenStep(None, record)
@@ -185,9 +197,10 @@ def _applied(
     return replace(after, number=number, finished=ended), TakenStep(done.block, record)
 
 
-def _is_better(gain: float, error: float) -> bool:
-    """Whether a gain is above two standard errors; of one held-out row, which has none, any gain is.
+def is_significant(gain: Tensor, *, standard_errors: float) -> bool:
+    """Whether the mean of paired gains, nats, shape `(n,)`, is above so many of its standard errors.
 
-    One would not do: the block's weights were chosen on the same rows, and there are several blocks.
+    A single row has no standard error; then any gain is.
     """
-    return gain > (0.0 if math.isnan(error) else _STANDARD_ERRORS * error)
+    error = standard_error(gain)
+    return float(gain.mean()) > (0.0 if math.isnan(error) else standard_errors * error)

@@ -3,7 +3,8 @@ r"""The free step in closed form: whitening, which is exact where the law is Gau
     T(x) = C^{-1/2} (x - m),    the optimal transport map from N(m, C) to N(0, I)
 
 m and C are those of the training rows, C as it is or shrunk, whichever serves the held-out rows better. Where
-no later block does, nothing is left to choose on held-out rows, and the step is taken once more on all rows.
+what follows does not earn its keep, nothing is left to choose on held-out rows, and the fit is this step
+alone, taken on all rows.
 
 Source: theory, the Gaussian case of eq. (25) at gamma = infinity; Ledoit & Wolf (2004), "A well-conditioned
 estimator for large-dimensional covariance matrices", for the shrinkage.
@@ -44,7 +45,11 @@ def gaussian_step_on_all_rows(
 ) -> tuple[FitState, TakenStep]:
     """Whiten by training and held-out rows together, with the kind of covariance that was chosen before.
 
-    The held-out NLL stays that of before, and there is no gain to tell of: no row is held out any more.
+    Arguments:
+        state: The state before any step; its NLL should be that of `gaussian_step`, which it keeps, since no
+            row is held out any more. For the same reason the record has no gain.
+        runtime: Device, dtype.
+        covariance: `"empirical"` or `"shrunk"`.
     """
     rows = Particles(torch.cat([state.train.x, state.validation.x]))
     candidates = _whitenings(rows, runtime)

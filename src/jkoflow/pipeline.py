@@ -52,8 +52,8 @@ __all__ = [
 Progress = Callable[[dict[str, Any]], None]
 _ROUND_TRIP_ROWS = 256
 _FITTED_ON_ALL = (
-    "nothing but the closed-form Gaussian step lowered the held-out NLL: the model is a Gaussian, fitted "
-    "again on training and validation rows together"
+    "no block lowered the held-out NLL significantly below that of a Gaussian: the model is a Gaussian, "
+    "fitted again on training and validation rows together"
 )
 
 
@@ -296,6 +296,7 @@ def _record(state: FitState, step: TakenStep, schema: Schema, stopwatch: _Stopwa
     info["held_out_nll_data_nats"] = state.nll - schema.log_jacobian
     config = _config(step)
     info["block_type"] = None if config is None else config["kind"]
+    info["flow_blocks"] = len(state.flow)
     info["integration_steps"] = None if config is None else config.get("steps")
     return info
 

@@ -22,7 +22,14 @@ from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.descent import DescentSettings
 from jkoflow.end_to_end import train_end_to_end
-from jkoflow.fit import FitState, TakenStep, initial_state, proximal_fold, take_block
+from jkoflow.fit import (
+    FitState,
+    TakenStep,
+    initial_state,
+    is_significant,
+    proximal_fold,
+    take_block,
+)
 from jkoflow.gaussian_step import gaussian_step, gaussian_step_on_all_rows
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
@@ -52,6 +59,9 @@ _BUDGET_SHARE = 0.9
 _FINISHING_COST = 10
 _PILOT_ROWS, _PILOT_SHARE, _PILOT_UPDATES = 10_000, 0.125, (40, 120)
 _PILOT_BLOCKS = 6
+_FLOW_STANDARD_ERRORS = 2.0
+"""Of the gain over the Gaussian alone, below which the Gaussian is the model: several blocks were tried on
+the same rows, each kept for one."""
 _PHASES = (1.0, 2.5, 6.0)
 """Standard deviation of the phase w.x at the scales tried; the entries of W have this over sqrt(d)."""
 
@@ -118,9 +128,11 @@ def _automatic(
         return
     for after, step in _started_blocks(whitened, choice, settings, runtime, decisions, taken[1:]):
         yield after, step
-    if len(after.flow) == 1:
-        after, last = gaussian_step_on_all_rows(after, runtime, first.info["covariance"])
-        yield after, TakenStep(last.block, {**last.info, "planned": after.number})
+    gain = after.held_out_log_prob - whitened.held_out_log_prob
+    if not is_significant(gain, standard_errors=_FLOW_STANDARD_ERRORS):
+        again = replace(state, number=after.number, nll=whitened.nll)
+        alone, last = gaussian_step_on_all_rows(again, runtime, first.info["covariance"])
+        yield alone, TakenStep(last.block, {**last.info, "planned": alone.number})
 
 
 def _started_blocks(

@@ -286,3 +286,20 @@ def test_generated_rows_may_all_be_the_same():
 def test_shapes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         made_up_data(**changes)
+
+
+def kept_blocks(*steps):
+    return [block["kept"] for block in words_only(steps=steps).blocks]
+
+
+def test_blocks_of_a_round_that_was_started_again_are_not_in_the_flow():
+    """A first block, two of a first round, two of a second one, of which one is dropped."""
+    lengths = [(1, True), (2, True), (3, True), (2, True), (2, False)]
+    steps = [made_up_step(n, flow_blocks=length, kept=kept) for n, (length, kept) in enumerate(lengths, 1)]
+    assert kept_blocks(*steps) == [True, False, False, True, False]
+    assert kept_blocks(*steps, made_up_step(6, flow_blocks=1)) == [False] * 5 + [True]
+    assert kept_blocks(*steps, made_up_step(6, flow_blocks=1, kept=False)) == [True] + [False] * 5
+
+
+def test_blocks_without_lengths_are_in_the_flow_where_they_were_kept():
+    assert kept_blocks(made_up_step(1), made_up_step(2, kept=False), made_up_step(3)) == [True, False, True]

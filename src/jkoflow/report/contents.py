@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,10 +105,22 @@ class ReportData:
 
     @property
     def blocks(self) -> list[Mapping[str, Any]]:
-        """The records of trained blocks, in order."""
-        return [record for record in self.steps if record.get("kind", "step") == "step"]
+        """The records of trained blocks, in order; `kept` are those of the finished flow."""
+        records = [record for record in self.steps if record.get("kind", "step") == "step"]
+        kept = _in_flow(records)
+        return [{**record, "kept": index in kept} for index, record in enumerate(records)]
 
     @property
     def decisions(self) -> list[Mapping[str, Any]]:
         """The records of decisions, in order."""
         return [record for record in self.steps if record.get("kind") == "decision"]
+
+
+def _in_flow(records: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Which records' blocks the finished flow is made of: a fit may start again from its first blocks."""
+    flow: list[int] = []
+    for index, record in enumerate(records):
+        kept = bool(record.get("kept", True))
+        length = record.get("flow_blocks", len(flow) + kept)
+        flow = [*flow[: length - kept], *([index] if kept else [])]
+    return set(flow)

@@ -43,7 +43,7 @@ def _number_blocks(axes: Axes, blocks: NDArray[np.float64]) -> None:
 
 
 def _draw_series(axes: Axes, records: Records, values: NDArray[np.float64], color: str) -> None:
-    # A block that was tried and not kept is hollow: it is no part of the flow.
+    # A block that is no part of the finished flow is hollow.
     blocks = series(records, "block")
     kept = np.array([bool(record.get("kept", True)) for record in records])
     axes.plot(blocks[kept], values[kept], color=color, marker="o", markersize=4.5)
