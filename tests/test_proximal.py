@@ -218,7 +218,7 @@ def test_fewest_solver_steps_that_are_as_good() -> None:
 
 def test_beyond_the_largest_dimension_steps_are_refined_until_the_trace_is_the_determinant() -> None:
     dim = DETERMINANT_DIM + 2
-    field = make_velocity(dim, seed=1, strength=0.2, frequency_scale=0.03).requires_grad_(False)
+    field = make_velocity(dim, seed=1, strength=2.0, frequency_scale=0.03).requires_grad_(False)
     coarse, rows = NeuralODEBlock(field, gamma=1.0, steps=1), Particles(points(20, dim))
     before = trace_gap(coarse, rows)
     refined = with_checked_trace(coarse, rows)
