@@ -29,7 +29,9 @@ ORDER = (
     "laws",
     "particles",
     "smoothing",
+    "functionals",
     "exact",
+    "bounds",
     # one block
     "velocity",
     "divergence",
