@@ -11,7 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from jkoflow.errors import InputError
-from jkoflow.exact import GaussianState, Quadratic, jko_step, kl, trajectory, transport_map, w2
+from jkoflow.exact import (
+    AffineError,
+    GaussianState,
+    Quadratic,
+    jko_step,
+    kl,
+    trajectory,
+    transport_map,
+    w2,
+)
 
 Array = NDArray[np.float64]
 
@@ -284,3 +293,43 @@ def test_states_cannot_be_changed() -> None:
     state = GaussianState([0.0], [[1.0]])
     with pytest.raises(ValueError, match="read-only"):
         state.mean[0] = 1.0
+
+
+# ── injected errors ──
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("gamma", [0.1, 0.8])
+def test_injected_error_is_the_wasserstein_gradient(dim: int, gamma: float) -> None:
+    """Eq. (29): ∇V + ∇log p' - (T^{-1} - id)/gamma = a + S (x - m'), as matrices and at a point."""
+    start, potential = random_problem(dim + 7, dim)
+    rng = np.random.default_rng(dim)
+    twist = rng.normal(size=(dim, dim))
+    error = AffineError(rng.normal(size=dim), 0.2 * (twist + twist.T) / np.linalg.norm(twist + twist.T, 2))
+    after = jko_step(start, gamma, potential, error=error)
+    back = np.linalg.inv(transport_map(start, after).matrix)
+    slope = potential.matrix - np.linalg.inv(after.covariance) - (back - np.eye(dim)) / gamma
+    np.testing.assert_allclose(slope, error.matrix, atol=1e-8)
+    at_mean = potential.matrix @ (after.mean - potential.centre) - (start.mean - after.mean) / gamma
+    np.testing.assert_allclose(at_mean, error.shift, atol=1e-10)
+
+
+def test_norm_of_an_affine_error_is_that_of_draws() -> None:
+    rng = np.random.default_rng(0)
+    state, _ = random_problem(2, 3)
+    error = AffineError([0.3, -0.1, 0.2], np.diag([0.5, -0.2, 0.1]))
+    x = rng.multivariate_normal(state.mean, state.covariance, size=200_000)
+    xi = error.shift + (x - state.mean) @ error.matrix
+    assert error.norm(state) == pytest.approx(np.sqrt((xi**2).sum(1).mean()), rel=0.01)
+
+
+def test_wrong_errors_are_refused() -> None:
+    start, potential = random_problem(1, 2)
+    with pytest.raises(InputError, match="symmetric"):
+        AffineError([0.0, 0.0], [[0.0, 1.0], [0.0, 0.0]])
+    with pytest.raises(InputError, match="positive definite"):
+        jko_step(start, 1.0, potential, error=AffineError([0.0, 0.0], 50 * np.eye(2)))
+    with pytest.raises(InputError, match="free step"):
+        jko_step(start, math.inf, potential, error=AffineError([0.0, 0.0], np.zeros((2, 2))))
+    with pytest.raises(InputError, match="one dimension"):
+        jko_step(start, 1.0, potential, error=AffineError([0.0], [[0.0]]))

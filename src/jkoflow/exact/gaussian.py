@@ -5,8 +5,10 @@ For V(x) = (x-b)ᵀ A (x-b)/2 and p_n = N(m, Σ), with B = I + gamma A and C = B
     m' = B^{-1} (m + gamma A b),
     Σ' = B^{-1/2} X B^{-1/2},    X = (C + 2 gamma I + (C² + 4 gamma C)^{1/2}) / 2,
 
-and p_{n+1} = N(m', Σ') minimises KL(p‖q) + W2²(p, p_n)/(2 gamma). Sources: theory, "Closed forms to test
-against"; the step is eq. (17) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582. Everything is NumPy float64.
+and p_{n+1} = N(m', Σ') minimises KL(p‖q) + W2²(p, p_n)/(2 gamma). With a first-order error
+xi(x) = a + S (x - m') injected, so that the Wasserstein gradient (29) equals xi instead of 0, m' gains
+B^{-1} gamma a, and Σ' is that of A - S in the place of A. Sources: theory, "Closed forms to test against";
+the step is eq. (17) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582. Everything is NumPy float64.
 """
 
 from __future__ import annotations
@@ -20,7 +22,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from jkoflow.errors import InputError
 
-__all__ = ["AffineMap", "GaussianState", "Quadratic", "jko_step", "kl", "trajectory", "transport_map", "w2"]
+__all__ = [
+    "AffineError",
+    "AffineMap",
+    "GaussianState",
+    "Quadratic",
+    "jko_step",
+    "kl",
+    "trajectory",
+    "transport_map",
+    "w2",
+]
 
 Array = NDArray[np.float64]
 
@@ -154,6 +166,34 @@ class Quadratic:
 
 
 @dataclass(frozen=True, eq=False)
+class AffineError:
+    """xi(x) = a + S (x - m'): a first-order error that keeps a Gaussian step Gaussian.
+
+    Arguments:
+        shift: a, shape `(d,)`.
+        matrix: S, symmetric, shape `(d, d)`.
+
+    Raises:
+        InputError: Wrong shapes, not finite, or not symmetric.
+    """
+
+    shift: Array
+    matrix: Array
+
+    def __init__(self, shift: ArrayLike, matrix: ArrayLike) -> None:
+        a, s = _vector("shift", shift), np.array(matrix, dtype=np.float64)
+        if s.shape != (a.size, a.size) or not np.isfinite(s).all() or not np.allclose(s, s.T):
+            raise InputError(f"matrix: expected a finite symmetric matrix of shape {(a.size, a.size)}")
+        object.__setattr__(self, "shift", a)
+        object.__setattr__(self, "matrix", _symmetric(s))
+
+    def norm(self, after: GaussianState) -> float:
+        """‖xi‖ in L²(p_{n+1}): sqrt(|a|² + tr S Σ' S)."""
+        spread = float(np.einsum("ij,jk,ki->", self.matrix, after.covariance, self.matrix))
+        return math.sqrt(float(self.shift @ self.shift) + max(spread, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
 class AffineMap:
     """T(x) = target + M (x - source).
 
@@ -182,31 +222,46 @@ def _check_dims(first: int, second: int) -> None:
         raise InputError(f"expected Gaussians and potentials of one dimension, got {first} and {second}")
 
 
-def jko_step(state: GaussianState, gamma: float, potential: Quadratic) -> GaussianState:
+def jko_step(
+    state: GaussianState, gamma: float, potential: Quadratic, *, error: AffineError | None = None
+) -> GaussianState:
     """p_{n+1} = argmin_p KL(p‖q) + W2²(p, p_n)/(2 gamma), exactly.
 
     Arguments:
         state: p_n = N(m, Σ); a singular Σ is allowed, Σ' is never singular.
         gamma: Step size > 0 in units of time; `math.inf` is the free step, which ends in q.
         potential: V = -log q + constant.
+        error: A first-order error to inject; none by default.
 
     Raises:
-        InputError: gamma is not positive, dimensions differ, or a free step under a singular A.
+        InputError: gamma is not positive, dimensions differ, a free step under a singular A or with an error,
+            or an error so large that `I + gamma (A - S)` is not positive definite.
     """
     _check_dims(state.dim, potential.dim)
     if not gamma > 0:
         raise InputError(f"gamma: expected a step size above 0 (math.inf for the free step), got {gamma}")
     if math.isinf(gamma):
+        if error is not None:
+            raise InputError("error: a free step has no place for one; give a finite gamma")
         return potential.equilibrium
-    eigenvalues, basis = np.linalg.eigh(potential.matrix)
-    b = 1 + gamma * np.maximum(eigenvalues, 0.0)
-    root = _symmetric((basis / np.sqrt(b)) @ basis.T)
-    c, vectors = np.linalg.eigh(_symmetric(root @ state.covariance @ root))
+    force = potential.matrix @ potential.centre
+    matrix = potential.matrix
+    if error is not None:
+        _check_dims(state.dim, error.shift.size)
+        force, matrix = force + error.shift, matrix - error.matrix
+    identity = np.eye(state.dim)
+    mean = np.linalg.solve(identity + gamma * potential.matrix, state.mean + gamma * force)
+    return GaussianState(mean, _stepped_covariance(state.covariance, gamma, identity + gamma * matrix))
+
+
+def _stepped_covariance(covariance: Array, gamma: float, b: Array) -> Array:
+    """Σ' = B^{-1/2} X B^{-1/2}."""
+    _require_definite("I + gamma (A - S)", b, "the step has a minimiser")
+    root = _power(b, -0.5)
+    c, vectors = np.linalg.eigh(_symmetric(root @ covariance @ root))
     c = np.maximum(c, 0.0)
     x = (c + 2 * gamma + np.sqrt(c * (c + 4 * gamma))) / 2
-    covariance = _symmetric(root @ (vectors * x) @ vectors.T @ root)
-    mean = root @ root @ (state.mean + gamma * potential.matrix @ potential.centre)
-    return GaussianState(mean, covariance)
+    return _symmetric(root @ (vectors * x) @ vectors.T @ root)
 
 
 def transport_map(source: GaussianState, target: GaussianState) -> AffineMap:

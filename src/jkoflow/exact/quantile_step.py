@@ -88,7 +88,7 @@ def quantile_step(
 
     Raises:
         InputError: gamma is not positive, or `error` has another shape.
-        NumericalError: The first-order condition could not be met.
+        NumericalError: G overflows at the start, or the first-order condition could not be met.
     """
     if not gamma > 0:
         raise InputError(f"gamma: expected a step size above 0 (math.inf for the free step), got {gamma}")
@@ -96,6 +96,11 @@ def quantile_step(
     if tilt.shape != law.knots.shape:
         raise InputError(f"error: expected one value for each of {law.knots.size} knots, got {tilt.shape}")
     problem = _Problem(functional, law, gamma, tilt)
+    if math.isinf(problem.objective(law.knots)):
+        raise NumericalError(
+            f"quantile step of {functional.name}: its value at the start is beyond floating point",
+            remedy="start from a law nearer to its minimiser",
+        )
     tolerance = CONVEX_TOLERANCE if functional.is_convex else OTHER_TOLERANCE
     knots, residual, iterations = _descend(problem, law.knots, tolerance)
     if residual > tolerance:
