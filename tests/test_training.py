@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from jkoflow import training
+from jkoflow import recipe
 from jkoflow.blocks import NeuralODEBlock
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
@@ -17,9 +17,10 @@ from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
 from jkoflow.fit import FitState, TakenStep
 from jkoflow.likelihood import log_prob
 from jkoflow.particles import Particles
+from jkoflow.recipe import updates_per_block
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import reparametrise
-from jkoflow.training import train_flow, updates_per_block
+from jkoflow.training import train_flow
 from oracles.blocks import points
 from oracles.quick_training import make_training_quick
 from oracles.trainers import gaussian_particles, restored
@@ -248,8 +249,8 @@ def test_every_round_is_reparametrised_by_the_one_before() -> None:
 @pytest.mark.usefixtures("quick")
 def test_reparametrisation_survives_dropped_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Distances belong to the steps that were taken, whichever they were."""
-    monkeypatch.setattr(training, "WARM_START_RATE", 0.0)  # every block stays the identity, and is dropped
-    monkeypatch.setattr(training, "FINISH_RATE", 0.0)
+    monkeypatch.setattr(recipe, "WARM_START_RATE", 0.0)  # every block stays the identity, and is dropped
+    monkeypatch.setattr(recipe, "FINISH_RATE", 0.0)
     monkeypatch.setitem(FITS, "adaptive", {"gamma": {**ADAPTIVE, "rounds": 2}, "max_blocks": 3})
     steps = run("adaptive")
     assert all(step.block is None for _, step in steps if step.info["round"] >= 0)

@@ -30,7 +30,7 @@ from jkoflow.runtime import Runtime
 from jkoflow.velocity import MLPVelocity
 from jkoflow.warm_start import ou_angle, warm_start
 
-__all__ = ["BlockTrainer", "ProximalTrainer", "Step", "Stop", "WarmStartedTrainer"]
+__all__ = ["BlockTrainer", "IdentityTrainer", "ProximalTrainer", "Step", "Stop", "WarmStartedTrainer"]
 
 Stop = Callable[[str, int], bool]
 """Asked at checkpoints with the phase and the updates made; True ends the phase."""
@@ -93,6 +93,18 @@ class NetworkSettings:
     depth: int = 3
     n_frequencies: int = 32
     frequency_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class IdentityTrainer:
+    """Leaves the block the identity, which is dropped: for a step that a budget has no time for."""
+
+    network: NetworkSettings
+
+    def __call__(self, step: Step) -> tuple[NeuralODEBlock, dict[str, Any]]:
+        """The untrained block of `step`."""
+        done = {"updates": {"warm_start": 0, "proximal": 0}, "finished_on": "warm_start", "retries": 0}
+        return new_block(step, self.network, steps=1), done
 
 
 @dataclass(frozen=True)

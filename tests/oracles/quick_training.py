@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from jkoflow import training
+from jkoflow import pilot, recipe, training
 from jkoflow.proximal import NetworkSettings
 
 __all__ = ["make_training_quick"]
@@ -15,8 +15,8 @@ __all__ = ["make_training_quick"]
 def make_training_quick(monkeypatch: pytest.MonkeyPatch, *, updates: int = 20) -> None:
     """Let every fit of the running test train small blocks for `updates` updates, by batches of 64 rows."""
     small = functools.partial(NetworkSettings, width=16, depth=1, n_frequencies=4)
-    monkeypatch.setattr(training, "NetworkSettings", small)
-    monkeypatch.setattr(training, "updates_per_block", lambda n_rows: updates)
-    monkeypatch.setattr(training, "_PILOT_UPDATES", (4, 8))
+    monkeypatch.setattr(recipe, "NetworkSettings", small)
+    monkeypatch.setattr(recipe, "updates_per_block", lambda n_rows: updates)
+    monkeypatch.setattr(recipe, "BATCHES", (64, 64))
+    monkeypatch.setattr(pilot, "UPDATES", (4, 8))
     monkeypatch.setattr(training, "_BUDGET_UPDATES", 2 * updates)
-    monkeypatch.setattr(training, "_BATCHES", (64, 64))

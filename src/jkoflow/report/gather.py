@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jkoflow.data import Table, hash_file, read_table
-from jkoflow.errors import InputError
+from jkoflow.data import Table
 from jkoflow.model import Model, load_model
 from jkoflow.pipeline import encode_rows, split_rows
 from jkoflow.report.contents import HeldOut, ReportData
 from jkoflow.report.samples import pick_rows
+from jkoflow.run_table import find_table
 from jkoflow.runs import RunFolder
 from jkoflow.runtime import seed_stream
-from jkoflow.storage import read_json, shown
+from jkoflow.storage import read_json
 
-__all__ = ["find_table", "gather_report", "image_shape_of"]
+__all__ = ["gather_report", "image_shape_of"]
 
 Reals = npt.NDArray[np.float64]
 
@@ -41,7 +41,8 @@ def gather_report(run: RunFolder) -> tuple[ReportData, str]:
         RunFolderError: The run is damaged.
     """
     model, description, results = load_model(run.model), run.description, run.results
-    table, context, missing = find_table(run)
+    table, context, why = find_table(run)
+    missing = f"the page is without real rows: {why}" if why else ""
     real = latent = None
     if table is not None:
         picked = pick_rows(np.arange(float(len(table)))[:, None], _ROWS)[:, 0].astype(np.int64)
@@ -64,31 +65,6 @@ def gather_report(run: RunFolder) -> tuple[ReportData, str]:
         environment=_environment(run),
     )
     return data, missing
-
-
-def find_table(run: RunFolder) -> tuple[Table | None, Table | None, str]:
-    """The run's table and its context columns, or one line that says why they cannot be had."""
-    record, given = run.description["table"], run.description["context"]
-    try:
-        full = read_table(_unchanged(run.path, record["path"], record["sha256"]))
-        context = None if given is None else full.select(given["columns"])
-        return full.select(record["columns"]), context, ""
-    except InputError as error:
-        return None, None, f"the page is without real rows: {error}"
-
-
-def _unchanged(run: Path, name: str | None, sha256: str | None) -> Path:
-    """Where the table is now: where it was, or in the run folder; InputError where it is not to be had."""
-    if name is None:
-        raise InputError("the table came from memory")
-    path = next((path for path in (Path(name), run / Path(name).name) if path.is_file()), None)
-    if path is None:
-        raise InputError(f"{shown(name)}: the table is not there any more; put it back to have them")
-    if hash_file(path) != sha256:
-        raise InputError(
-            f"{shown(path)}: the table has changed since the fit; put the old one back to have them"
-        )
-    return path
 
 
 def image_shape_of(columns: tuple[str, ...]) -> tuple[int, int] | None:

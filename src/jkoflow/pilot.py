@@ -1,0 +1,148 @@
+r"""Choices by short fits on part of the rows: the Gaussian step first or not, the scale of the features.
+
+    chosen = argmin of the held-out NLL of a fit with an eighth of the updates, over the choices
+
+Under a budget the search has a share of it, and measures what an update costs. Source: ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jkoflow import recipe
+from jkoflow.budget import Decisions
+from jkoflow.config import Settings
+from jkoflow.fit import FitState, proximal_fold
+from jkoflow.gaussian_step import gaussian_step
+from jkoflow.proximal import Step, WarmStartedTrainer, judged_rows, new_block
+from jkoflow.runtime import Runtime
+from jkoflow.schedule import resolve_schedule
+from jkoflow.warm_start import warm_start
+
+__all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
+
+PHASES = (2.5, 1.0, 6.0)
+"""Standard deviation of the phase w.x at the scales tried; the entries of W have this over sqrt(d)."""
+
+_ROWS, _SHARE, _BLOCKS = 10_000, 0.125, 6
+UPDATES = (40, 120)
+_BUDGET_SHARE, _REHEARSAL = 0.2, 30
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What the pilot fits chose.
+
+    Arguments:
+        affine_first: Whether the first step is the closed-form Gaussian one.
+        phase: Standard deviation of the Fourier features' phase.
+        seconds: CPU-seconds of one update of a block's start, as measured; only a budget looks at it.
+    """
+
+    affine_first: bool
+    phase: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the log."""
+        return {"affine_first": self.affine_first, "phase": self.phase, "seconds": self.seconds}
+
+
+def timed_pilot(
+    state: FitState, settings: Settings, runtime: Runtime, decisions: Decisions
+) -> dict[str, Any]:
+    """The pilot's choice for the log; under a budget within its share, and with what an update costs."""
+    if not decisions.limited:
+        return choose_by_pilot(state, settings, runtime).to_dict()
+    seconds = _rehearsed_seconds(state, runtime, decisions)
+    end = decisions.used() + _BUDGET_SHARE * decisions.remaining()
+    choice = choose_by_pilot(state, settings, runtime, out_of_time=lambda: decisions.used() > end)
+    return replace(choice, seconds=seconds).to_dict()
+
+
+def _rehearsed_seconds(state: FitState, runtime: Runtime, decisions: Decisions) -> float:
+    """CPU-seconds of one update of a block's start, by a few updates of a block that is thrown away.
+
+    Twice, since the first one also loads what a process needs only once.
+    """
+    step = Step(0, math.inf, state.train, state.validation, state.flow.base, runtime)
+    settings = recipe.warm_start_descent(len(state.train), _REHEARSAL, checkpoints=1)
+    seconds = []
+    for _ in range(2):
+        before = decisions.used()
+        warm_start(
+            new_block(step, recipe.network_of(state.flow.dim), steps=1),
+            step.train,
+            step.validation,
+            settings=settings,
+            generator=step.stream("rehearsal"),
+            number=0,
+            stop=lambda updates: False,
+        )
+        seconds.append((decisions.used() - before) / _REHEARSAL)
+    return min(seconds)
+
+
+def choose_by_pilot(
+    state: FitState, settings: Settings, runtime: Runtime, *, out_of_time: Callable[[], bool] = lambda: False
+) -> Pilot:
+    """Short fits on part of the rows: with and without the Gaussian step, then other feature scales.
+
+    A fit that is not finished when the time is up counts for nothing; without any, the Gaussian step and the
+    first scale of `PHASES` are taken.
+    """
+    part = replace(
+        state,
+        train=state.train.rows(slice(0, _ROWS)),
+        validation=(judged := judged_rows(state.validation)),
+        log_det=state.log_det[: len(judged)],
+    )
+    whitened, _ = gaussian_step(part, runtime)
+    tried: dict[tuple[bool, float], float] = {}
+
+    def nll(*, affine_first: bool, phase: float) -> float:
+        if (affine_first, phase) not in tried:
+            start = whitened if affine_first else part
+            tried[affine_first, phase] = _pilot_nll(
+                start, settings, runtime, phase, len(state.train), out_of_time
+            )
+        return tried[affine_first, phase]
+
+    affine_first = nll(affine_first=True, phase=PHASES[0]) <= nll(affine_first=False, phase=PHASES[0])
+    phase = min(PHASES, key=lambda phase: nll(affine_first=affine_first, phase=phase))
+    return Pilot(affine_first, phase, 0.0)
+
+
+def _pilot_nll(
+    state: FitState,
+    settings: Settings,
+    runtime: Runtime,
+    phase: float,
+    n_rows: int,
+    out_of_time: Callable[[], bool],
+) -> float:
+    """Held-out NLL of a short fit from `state`; infinite if the time was up before its end."""
+    schedule = resolve_schedule(
+        "auto",
+        max_blocks=min(settings.max_blocks, _BLOCKS),
+        particles=state.train,
+        generator=runtime.stream("schedule"),
+    )
+    low, high = UPDATES
+    updates = int(min(max(_SHARE * recipe.updates_per_block(n_rows), low), high))
+    trainer = WarmStartedTrainer(
+        recipe.network_of(state.flow.dim, phase),
+        recipe.warm_start_descent(n_rows, updates, checkpoints=4),
+        None,
+    )
+    fold = proximal_fold(state, schedule=schedule, trainer=trainer, runtime=runtime, keep_if_better=True)
+    nll = state.nll
+    while not out_of_time():
+        after, _ = next(fold, (None, None))
+        if after is None:
+            return nll
+        nll = after.nll
+    return math.inf
