@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from jkoflow.errors import InputError
-from jkoflow.runtime import BASE_NOISE_ROWS, Runtime, base_noise, resolve_device, resolve_dtype, seed_stream
+from jkoflow.runtime import (
+    BASE_NOISE_ROWS,
+    Runtime,
+    base_noise,
+    one_thread,
+    resolve_device,
+    resolve_dtype,
+    seed_stream,
+)
 
 
 def first_number(*key: object) -> float:
@@ -86,3 +94,15 @@ def test_unknown_dtype_is_refused() -> None:
 def test_mean_is_taken_in_double_precision() -> None:
     values = torch.full((2**20,), 0.1, dtype=torch.float32)
     assert Runtime(0).mean(values) == pytest.approx(float(values[0].double()), rel=1e-13)
+
+
+def test_one_thread_for_the_time_of_a_fit_whatever_happens() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt), one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyboardInterrupt
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

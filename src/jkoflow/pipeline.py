@@ -32,7 +32,7 @@ from jkoflow.likelihood import log_prob, standard_error
 from jkoflow.model import Model, save_model
 from jkoflow.particles import Particles
 from jkoflow.runs import RunFolder
-from jkoflow.runtime import Runtime, resolve_device, resolve_dtype
+from jkoflow.runtime import Runtime, one_thread, resolve_device, resolve_dtype
 from jkoflow.sampling import sample
 from jkoflow.schedule import check_gamma
 from jkoflow.smoothing import resolve_smoothing
@@ -164,6 +164,7 @@ def encode_rows(model: Model, table: Table, context: Table | None, *, stream: st
     return HeldOutRows(z.to(model.like), model.encode_context(context, len(table)))
 
 
+@one_thread()
 def fit_table(
     table: Table,
     *,
