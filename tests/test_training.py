@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from jkoflow import recipe
+from jkoflow import recipe, training
 from jkoflow.blocks import NeuralODEBlock
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
@@ -17,7 +17,6 @@ from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
 from jkoflow.fit import FitState, TakenStep
 from jkoflow.likelihood import log_prob
 from jkoflow.particles import Particles
-from jkoflow.recipe import updates_per_block
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import reparametrise
 from jkoflow.training import train_flow
@@ -122,10 +121,6 @@ def test_gaussian_oracle(dim: int, gamma: float) -> None:
     for mean_error, deviation_error in errors:
         assert mean_error <= 0.03
         assert deviation_error <= 0.03
-
-
-def test_documented_limit_in_updates() -> None:
-    assert [updates_per_block(n) for n in (10, 400, 10_000, 62_500, 10**6)] == [200, 200, 1000, 2500, 2500]
 
 
 @pytest.mark.usefixtures("quick")
@@ -289,6 +284,33 @@ def test_slower_resume_repeats_the_recorded_stop(name: str) -> None:
     taken = [restored(step) for _, step in whole[: max(0, stopped - 1)]]
     slow = run(name, decisions=Decisions(budget=1.0, clock=Clock(0.06), recorded=log, spent=0.9), taken=taken)
     assert same_flow(slow, whole)
+
+
+@pytest.mark.usefixtures("quick")
+def test_spent_budget_skips_what_is_left_and_ends_as_the_gaussian() -> None:
+    """A millionth of a second: nothing is trained, and the model is still no worse than a Gaussian."""
+    log: list[dict[str, Any]] = []
+    steps = run(decisions=Decisions(budget=1e-6, clock=Clock(1.0), record=log.append))
+    decided = {entry["what"]: entry["value"] for entry in log}
+    assert decided["updates"] == 0
+    assert decided["blocks"] == 2, "one beside the Gaussian step"
+    last = steps[-1]
+    assert last[1].info["fitted_on"] == "training and validation rows"
+    assert len(last[0].flow) == 1
+    assert not any(step.info["kept"] for _, step in steps[1:-1])
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("seconds", "blocks"), [(1e-3, 4), (0.5, 2)])
+def test_a_small_budget_trains_fewer_blocks(
+    seconds: float, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """400 updates to each: 100 seconds pay for all at a millisecond an update, for none at half a second."""
+    choice = {"affine_first": True, "phase": 2.5, "seconds": seconds}
+    monkeypatch.setattr(training, "timed_pilot", lambda *ignored: choice)
+    log: list[dict[str, Any]] = []
+    run(decisions=Decisions(budget=100.0, clock=Clock(1e-9), record=log.append))
+    assert next(entry["value"] for entry in log if entry["what"] == "blocks") == blocks
 
 
 @pytest.mark.usefixtures("quick")

@@ -38,10 +38,15 @@ from jkoflow.schedule import Schedule, resolve_schedule
 __all__ = ["train_flow"]
 
 _BUDGET_UPDATES = 20_000
+"""Most updates of one descent under a budget."""
 _BUDGET_CHECKPOINTS = 400
+"""Of a descent of all blocks at once, so that a budget is asked every 50 updates."""
 _BUDGET_SHARE = 0.9
+"""Of a block's share of the time: the rest is for held-out rows and solver steps."""
 _LEAST_UPDATES = 400
+"""Of a block, below which a budget trains fewer blocks instead."""
 _FINISHING_COST = 10
+"""Of an update on the proximal objective, in updates of a block's start."""
 _FLOW_STANDARD_ERRORS = 2.0
 """Of the gain over the Gaussian alone, below which the Gaussian is the model: several blocks were tried on
 the same rows, each kept for one."""
@@ -133,15 +138,7 @@ def _started_blocks(
             return IdentityTrainer(network)
         return recipe.started_trainer(network, updates, len(step.train), settings.divergence)
 
-    yield from _rounds(
-        state,
-        settings,
-        runtime,
-        decisions,
-        taken,
-        trainer_of,
-        keep_if_better=True,
-    )
+    yield from _rounds(state, settings, runtime, decisions, taken, trainer_of, keep_if_better=True)
 
 
 def _rounds(

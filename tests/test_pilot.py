@@ -1,0 +1,81 @@
+"""What the pilot chooses, what it costs, and what it does when its time is up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jkoflow import pilot
+from jkoflow.budget import Decisions
+from jkoflow.config import Settings
+from jkoflow.fit import FitState, initial_state
+from jkoflow.laws import StandardNormal
+from jkoflow.particles import Particles
+from jkoflow.pilot import PHASES, choose_by_pilot, timed_pilot
+from jkoflow.runtime import Runtime
+from oracles.blocks import points
+from oracles.quick_training import make_training_quick
+
+RUNTIME, SETTINGS = Runtime(0), Settings(max_blocks=3)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_training_quick(monkeypatch)
+
+
+def correlated_state(n: int = 400) -> FitState:
+    """Nearly singular normal rows: whitening is all there is to do."""
+    mixing = torch.tensor([[1.0, 0.99], [0.0, 0.05]])
+    train, held_out = (
+        Particles(points(rows, 2, torch.float32, seed=s) @ mixing) for rows, s in ((n, 1), (n, 2))
+    )
+    return initial_state(StandardNormal(2), train, held_out)
+
+
+def test_gaussian_rows_are_whitened_first() -> None:
+    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME)
+    assert choice.affine_first
+    assert choice.phase in PHASES
+    assert choose_by_pilot(correlated_state(), SETTINGS, RUNTIME) == choice
+
+
+@pytest.mark.parametrize("answers", [0, 2])
+def test_without_time_the_gaussian_step_and_the_first_scale_are_taken(answers: int) -> None:
+    """A fit that is cut off counts for nothing, however good it was until then."""
+    asked = iter([False] * answers)
+    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, out_of_time=lambda: next(asked, True))
+    assert (choice.affine_first, choice.phase) == (True, PHASES[0])
+
+
+def test_smallest_nll_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up values: without the Gaussian step it is better, and then the last scale is best."""
+    values = {(True, 2.5): 3.0, (False, 2.5): 2.0, (False, 1.0): 2.5, (False, 6.0): 1.0}
+    seen = []
+
+    def nll(start: FitState, settings: Settings, runtime: Runtime, phase: float, *rest: object) -> float:
+        seen.append((len(start.flow) == 1, phase))
+        return values[seen[-1]]
+
+    monkeypatch.setattr(pilot, "_pilot_nll", nll)
+    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME)
+    assert (choice.affine_first, choice.phase) == (False, 6.0)
+    assert sorted(seen) == sorted(values), "each choice is tried once"
+
+
+def forbidden_clock() -> float:
+    raise AssertionError("a clock was read")
+
+
+def test_without_a_budget_no_clock_is_read() -> None:
+    record = timed_pilot(correlated_state(), SETTINGS, RUNTIME, Decisions(clock=forbidden_clock))
+    assert record["seconds"] == 0.0
+
+
+def test_under_a_budget_the_search_has_a_fifth_and_tells_what_an_update_costs() -> None:
+    """The clock ticks at every look: two looks for each rehearsal of 30 updates."""
+    times = iter(range(10_000))
+    decisions = Decisions(budget=40.0, clock=lambda: float(next(times)))
+    record = timed_pilot(correlated_state(), SETTINGS, RUNTIME, decisions)
+    assert record["seconds"] == pytest.approx(1 / 30)
+    assert decisions.used() < 40 * 0.2 + 10

@@ -1,0 +1,34 @@
+"""The documented defaults of training."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from jkoflow import recipe
+
+
+def test_documented_limit_in_updates() -> None:
+    rows = (10, 400, 10_000, 62_500, 10**6)
+    assert [recipe.updates_per_block(n) for n in rows] == [200, 200, 1000, 2500, 2500]
+
+
+def test_batch_is_a_quarter_of_a_small_table() -> None:
+    assert [recipe.batch_of(n) for n in (10, 512, 1000, 2048, 10**6)] == [128, 128, 250, 512, 512]
+
+
+def test_phase_of_the_features_does_not_grow_with_the_dimension() -> None:
+    """w.x of standardised x has the standard deviation that was asked for."""
+    assert recipe.network_of(16, 2.0).frequency_scale * math.sqrt(16) == pytest.approx(2.0)
+    assert recipe.network_of(9).frequency_scale * 3 == pytest.approx(recipe.PLAIN_PHASE)
+
+
+def test_finish_has_a_tenth_of_the_updates_and_at_least_ten() -> None:
+    network = recipe.network_of(2)
+    for updates, finish in ((1000, 100), (40, 10)):
+        trainer = recipe.started_trainer(network, updates, 5000, "auto")
+        assert trainer.start.updates == updates
+        assert trainer.finish is not None
+        assert trainer.finish.updates == finish
+        assert (trainer.start.batch, trainer.finish.batch) == (512, 512)
