@@ -18,6 +18,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted
 
 from jkoflow import InputError, JKOFlow, RunFolderError
+from jkoflow.certify import Certificates, Evidence, KLBracket
 from oracles.quick_training import make_training_quick
 
 ROWS = 80
@@ -122,7 +123,6 @@ def test_fitted_attributes(fitted: JKOFlow) -> None:
     assert [step["block"] for step in fitted.steps_] == list(range(1, len(fitted.steps_) + 1))
     assert len(fitted.flow_) == fitted.steps_[-1]["flow_blocks"]
     assert fitted.results_["held_out_on"] == "validation"
-    assert not hasattr(fitted, "certify"), "what is not built is not there"
     assert not hasattr(quick().fit(rows()), "feature_names_in_")
 
 
@@ -394,3 +394,26 @@ def test_run_folder_is_kept_and_loads(tmp_path: Path) -> None:
     assert_array_equal(JKOFlow.load(tmp_path / "run").log_prob(rows()), model.log_prob(rows()))
     with pytest.raises(RunFolderError, match="already holds a run"):
         quick().fit(rows(), run=tmp_path / "run")
+
+
+# ── certificates ──
+
+
+def test_certify_takes_the_rows_that_were_set_aside_or_those_that_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def reader(evidence: Evidence) -> Certificates:
+        seen.append(evidence)
+        return Certificates(KLBracket(), ())
+
+    monkeypatch.setattr("jkoflow.estimator.certify", reader)
+    model = quick(holdout_fraction=0.2).fit(rows())
+    assert isinstance(model.certify(), Certificates)
+    assert len(seen[0].held_out) == round(0.2 * ROWS)
+    model.certify(rows(seed=5))
+    expected = (rows(seed=5) - model.model_.schema.location) / model.model_.schema.scale
+    np.testing.assert_allclose(seen[1].held_out.x.numpy(), expected, rtol=1e-5, atol=1e-6)
+    quick().fit(rows()).certify()
+    assert seen[2].held_out is None

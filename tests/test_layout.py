@@ -59,6 +59,7 @@ ORDER = (
     "runs",
     "pipeline",
     "run_table",
+    "certify",
     "report",
     "estimator",
     "cli",

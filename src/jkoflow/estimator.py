@@ -16,11 +16,13 @@ from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from jkoflow.certify import Certificates, Evidence, certify
 from jkoflow.config import Settings
 from jkoflow.data import Table, read_table
 from jkoflow.errors import InputError
 from jkoflow.model import Model, load_model, save_model
-from jkoflow.pipeline import fit_table
+from jkoflow.particles import Particles
+from jkoflow.pipeline import encode_rows, fit_table
 from jkoflow.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -129,6 +131,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
                 )
         self.results_ = fitted.results
         self.steps_ = fitted.steps
+        self._holdout = fitted.holdout
         return self._set_model(fitted.model)
 
     def sample(
@@ -182,6 +185,25 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             raise InputError(f"latent rows: expected {self.n_features_in_} columns, got {latent.dim}")
         rows = self.model_.inverse_transform(latent.values, None if context is None else read_table(context))
         return self.model_.schema.to_user(rows)
+
+    def certify(self, X: Any = None, *, context: Any = None) -> Certificates:
+        """How far the model is from the data, and how one knows.
+
+        Arguments:
+            X: Rows that no part of the fit used, early stopping included; None for those that `fit` set aside
+                (`holdout_fraction`), which a loaded model has not.
+            context: What each row is conditioned on, where the model was fitted with a context.
+
+        Returns:
+            The lower end of KL(data‖model), and claims with a verdict each; see `Certificates`.
+        """
+        check_is_fitted(self)
+        model, held_out = self.model_, getattr(self, "_holdout", None)
+        if X is not None:
+            given = None if context is None else read_table(context)
+            rows = encode_rows(model, self._rows(X), given, stream="certify", seed=model.settings.seed)
+            held_out = Particles(rows.x, rows.context)
+        return certify(Evidence(model.flow, held_out, model.settings.seed))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model folder `path`: safetensors and JSON, no pickle."""

@@ -86,11 +86,13 @@ class Fitted:
         model: The density.
         steps: One record for each step, as in `steps.jsonl`.
         results: The summary: held-out NLL beside a Gaussian's, round trip, CPU-seconds, notes.
+        holdout: Rows that no part of the fit used; None where none were set aside.
     """
 
     model: Model
     steps: list[dict[str, Any]]
     results: dict[str, Any]
+    holdout: Particles | None = None
 
 
 class _Stopwatch:
@@ -246,7 +248,10 @@ def fit_table(
     if run is not None:
         save_model(model, run.model, overwrite=True)
         run.finish(results)
-    return Fitted(model, steps, results)
+    holdout = None
+    if len(split.holdout):
+        holdout = _particles(model, table, context, split.holdout, "holdout", settings.seed)
+    return Fitted(model, steps, results, holdout)
 
 
 def _empty_model(

@@ -1,0 +1,52 @@
+"""Certificates: how far a model is from its data, and how one knows; claims of one kind per file.
+
+A reader of a finished flow and of rows that no part of its fit used; what it finds cannot influence a fit.
+Source: theory, Sections 3 to 5 and "Beyond the paper", with the number at each claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jkoflow.certify import held_out_nll, integrity, inversion, kl, latent_normality
+from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided
+from jkoflow.certify.evidence import Evidence
+from jkoflow.errors import JKOFlowError
+from jkoflow.runtime import one_thread
+
+__all__ = ["Certificates", "Claim", "Evidence", "KLBracket", "certify"]
+
+_READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
+    "held-out NLL": held_out_nll.claims,
+    "latent normality": latent_normality.claims,
+    "inversion": inversion.claims,
+    "integrity": integrity.claims,
+}
+
+
+@one_thread()
+def certify(evidence: Evidence) -> Certificates:
+    """Everything that is known of the model from the evidence; never raises for what the model does."""
+    bracket, claims = KLBracket(), []
+    try:
+        bracket, claim = kl.bracket(evidence)
+        claims.append(claim)
+    except (JKOFlowError, RuntimeError, ValueError, ArithmeticError) as error:
+        claims.append(_broken("KL(p_0‖q_0)", error))
+    for name, reader in _READERS.items():
+        try:
+            claims += reader(evidence)
+        except (JKOFlowError, RuntimeError, ValueError, ArithmeticError) as error:
+            claims.append(_broken(name, error))
+    return Certificates(bracket, tuple(claims))
+
+
+def _broken(name: str, error: Exception) -> Claim:
+    """What could not be computed is undecided, with the reason."""
+    return undecided(
+        f"{name} could be computed",
+        "rule 9 of the architecture",
+        "plug-in",
+        why=f"{type(error).__name__}: {error}",
+        remedy="look at the rows for values far outside the table",
+    )

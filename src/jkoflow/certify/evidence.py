@@ -1,0 +1,60 @@
+"""What a certificate is made from: the model and rows that no part of its fit used for anything.
+
+    certify(model, rows) = certify(model, rows) again: every draw comes from the seed by name
+
+The law that the rows come from is never part of it. Source: rule 1 of the architecture: readers come last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jkoflow.flow import Flow
+from jkoflow.particles import Particles
+from jkoflow.runtime import seed_stream
+from jkoflow.sampling import sample
+
+__all__ = ["LEVEL", "Evidence"]
+
+LEVEL = 0.95
+"""Confidence of every interval and one-sided bound."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A flow with held-out rows.
+
+    Arguments:
+        flow: T_N o ... o T_1, its base law at the end.
+        held_out: Samples of p_0 in standardised units, dequantised and smoothed as those of the fit were; in
+            the model's dtype. None where there are none.
+        seed: Of everything that is drawn here.
+        steps: Records of the fit, or nothing where only the model is at hand.
+    """
+
+    flow: Flow
+    held_out: Particles | None
+    seed: int = 0
+    steps: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and device to compute in."""
+        tensors = list(self.flow.state_dict().values())
+        if self.held_out is not None:
+            return self.held_out.x[:0]
+        return tensors[0].flatten()[:0] if tensors else torch.empty(0)
+
+    def stream(self, name: str) -> torch.Generator:
+        """The source of randomness of that name."""
+        return seed_stream(self.seed, f"certify {name}")
+
+    def draw(self, n_rows: int, *, context: Tensor | None = None, part: int = 0) -> Particles:
+        """Fresh samples of q_0, standardised units; other parts are independent of each other."""
+        drawn = sample(self.flow, n_rows, seed=self.seed + 7919 * (part + 1), context=context, like=self.like)
+        return Particles(drawn.x, context)
