@@ -10,7 +10,7 @@ x + u(x) with Lip(u) <= P(hK), P(s) = s + s²/2 + s³/6 + s⁴/24, so that for P
 
 From below, L_n is at least 1/sigma_min(∇T_n) at any point. K comes from the weights: the chain of layers with
 SiLU split as z/2 + psi(z), Lip(psi) = 0.59984 (the loop transformation of Fazlyab et al. 2023, arXiv
-2309.16645, Section 3), Fourier features and taper included.
+2310.00116), Fourier features and taper included.
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Assumptions 2 and 6, Proposition 5.4, eq. (41).
 """
