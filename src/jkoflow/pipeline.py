@@ -10,7 +10,7 @@ is section 5.1.2.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -208,7 +208,8 @@ def fit_table(
     empty = _empty_model(schema, context_schema, settings, facts)
     parts = {
         name: _particles(empty, table, context, rows, name, settings.seed)
-        for name, rows in (("train", split.train), ("validation", split.validation))
+        for name, rows in vars(split).items()
+        if len(rows)
     }
 
     taken, decisions = _begin(run, describe(table, context, settings, split), settings)
@@ -235,9 +236,9 @@ def fit_table(
         progress(record)
 
     model = Model(schema, flow, settings, context_schema, facts)
-    judged = model if len(split.holdout) else replace(model, flow=judged_flow)
+    judged = model if "holdout" in parts else replace(model, flow=judged_flow)
     results = {
-        **_held_out_results(judged, table, context, split),
+        **_held_out_results(judged, parts),
         "round_trip_error": _round_trip(model, context),
         "blocks": len(flow),
         "cpu_seconds": stopwatch.seconds(),
@@ -248,10 +249,7 @@ def fit_table(
     if run is not None:
         save_model(model, run.model, overwrite=True)
         run.finish(results)
-    holdout = None
-    if len(split.holdout):
-        holdout = _particles(model, table, context, split.holdout, "holdout", settings.seed)
-    return Fitted(model, steps, results, holdout)
+    return Fitted(model, steps, results, parts.get("holdout"))
 
 
 def _empty_model(
@@ -315,19 +313,17 @@ def _tensors(step: TakenStep) -> dict[str, Tensor]:
     return {} if step.block is None else dict(step.block.state_dict())
 
 
-def _held_out_results(model: Model, table: Table, context: Table | None, split: Split) -> dict[str, Any]:
+def _held_out_results(model: Model, parts: Mapping[str, Particles]) -> dict[str, Any]:
     """NLL on rows that the fit did not train on, beside a shrinkage-covariance Gaussian of the same rows."""
-    name = "holdout" if len(split.holdout) else "validation"
-    rows = split.holdout if len(split.holdout) else split.validation
-    held_out = _particles(model, table, context, rows, name, model.settings.seed)
-    train = _particles(model, table, context, split.train, "train", model.settings.seed)
+    name = "holdout" if "holdout" in parts else "validation"
+    held_out = parts[name]
     ours = -(log_prob(model.flow, held_out.x, held_out.context) + model.schema.log_jacobian)
-    x = train.x.double().cpu()
+    x = parts["train"].x.double().cpu()
     gaussian = Gaussian(x.mean(dim=0), torch.as_tensor(ledoit_wolf(x.numpy())[0]))
     theirs = -(gaussian.log_prob(held_out.x.double().cpu()) + model.schema.log_jacobian)
     return {
         "held_out_on": name,
-        "held_out_rows": len(rows),
+        "held_out_rows": len(held_out),
         "held_out_nll_nats": float(ours.mean()),
         "held_out_nll_se_nats": standard_error(ours),
         "gaussian_nll_nats": float(theirs.mean()),

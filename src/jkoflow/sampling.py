@@ -17,7 +17,16 @@ from jkoflow.errors import InputError
 from jkoflow.flow import Flow
 from jkoflow.runtime import BASE_NOISE_ROWS, base_noise
 
-__all__ = ["sample"]
+__all__ = ["ROUND_TRIP_TOLERANCE", "round_trip_tolerance", "sample"]
+
+ROUND_TRIP_TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
+"""Largest round-trip error of a sample that is not told of, by the model's dtype, standardised units."""
+
+
+def round_trip_tolerance(dtype: torch.dtype) -> float:
+    """`ROUND_TRIP_TOLERANCE` of a dtype; of a coarser one, that of float32."""
+    name = str(dtype).removeprefix("torch.")
+    return ROUND_TRIP_TOLERANCE.get(name, ROUND_TRIP_TOLERANCE["float32"])
 
 
 @torch.no_grad()

@@ -77,7 +77,13 @@ def train_flow(
     elif settings.objective == "jko":
         trainer = recipe.proximal_trainer(train.dim, len(train), settings.divergence)
         yield from _rounds(
-            state, settings, runtime, decisions, taken, lambda step: trainer, keep_if_better=False
+            state,
+            _schedule(state, settings, runtime),
+            runtime,
+            decisions,
+            taken,
+            lambda step: trainer,
+            keep_if_better=False,
         )
     else:
         yield from _automatic(state, settings, runtime, decisions, taken)
@@ -92,14 +98,14 @@ def _automatic(
         settings = replace(settings, max_blocks=_affordable_blocks(settings, choice, decisions))
     whitened, first = gaussian_step(state, runtime)
     start = whitened if choice.affine_first else state
-    has_room = settings.max_blocks > len(start.flow)
+    schedule = _schedule(start, settings, runtime) if settings.max_blocks > len(start.flow) else None
     if choice.affine_first:
-        planned = start.number + (len(_schedule(start, settings, runtime).gammas) if has_room else 0)
+        planned = start.number + (len(schedule.gammas) if schedule else 0)
         yield start, TakenStep(first.block, {**first.info, "planned": planned})
         taken = taken[1:]
-    if not has_room:
+    if schedule is None:
         return
-    for after, step in _started_blocks(start, choice, settings, runtime, decisions, taken):
+    for after, step in _started_blocks(start, choice, schedule, settings, runtime, decisions, taken):
         yield after, step
     gain = after.held_out_log_prob - whitened.held_out_log_prob
     if not is_significant(gain, standard_errors=_FLOW_STANDARD_ERRORS):
@@ -121,6 +127,7 @@ def _affordable_blocks(settings: Settings, choice: Pilot, decisions: Decisions) 
 def _started_blocks(
     state: FitState,
     choice: Pilot,
+    schedule: Schedule,
     settings: Settings,
     runtime: Runtime,
     decisions: Decisions,
@@ -128,9 +135,8 @@ def _started_blocks(
 ) -> Iterator[tuple[FitState, TakenStep]]:
     """Blocks that start on the OU path of their step, kept where they lower the held-out NLL."""
     network = recipe.network_of(state.flow.dim, choice.phase)
-    n_steps = len(_schedule(state, settings, runtime).gammas)
     limit = recipe.updates_per_block(len(state.train))
-    pace = _Pace(limit, state.number + n_steps, decisions, choice.seconds)
+    pace = _Pace(limit, state.number + len(schedule.gammas), decisions, choice.seconds)
 
     def trainer_of(step: Step) -> BlockTrainer:
         updates = pace.updates(step)
@@ -138,12 +144,12 @@ def _started_blocks(
             return IdentityTrainer(network)
         return recipe.started_trainer(network, updates, len(step.train), settings.divergence)
 
-    yield from _rounds(state, settings, runtime, decisions, taken, trainer_of, keep_if_better=True)
+    yield from _rounds(state, schedule, runtime, decisions, taken, trainer_of, keep_if_better=True)
 
 
 def _rounds(
     state: FitState,
-    settings: Settings,
+    schedule: Schedule,
     runtime: Runtime,
     decisions: Decisions,
     taken: Sequence[TakenStep],
@@ -152,8 +158,7 @@ def _rounds(
     keep_if_better: bool,
 ) -> Iterator[tuple[FitState, TakenStep]]:
     """The fold, once for each round of the schedule; a later round starts again from p_0."""
-    schedule, after = _schedule(state, settings, runtime), state
-    rounds = schedule.rounds
+    after, rounds = state, schedule.rounds
     for round_number in range(rounds):
         after = start = replace(state, number=after.number)
         planned = start.number + (rounds - round_number) * len(schedule.gammas)

@@ -7,9 +7,7 @@ The law that the rows come from is never part of it. Source: rule 1 of the archi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +17,13 @@ from jkoflow.particles import Particles
 from jkoflow.runtime import seed_stream
 from jkoflow.sampling import sample
 
-__all__ = ["LEVEL", "Evidence"]
+__all__ = ["GIVE_ROWS", "LEVEL", "Evidence"]
 
 LEVEL = 0.95
 """Confidence of every interval and one-sided bound."""
+
+GIVE_ROWS = "give rows that no part of the fit used, or fit with holdout_fraction"
+"""The remedy where there are no held-out rows, or too few."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,11 @@ class Evidence:
         held_out: Samples of p_0 in standardised units, dequantised and smoothed as those of the fit were; in
             the model's dtype. None where there are none.
         seed: Of everything that is drawn here.
-        steps: Records of the fit, or nothing where only the model is at hand.
     """
 
     flow: Flow
     held_out: Particles | None
     seed: int = 0
-    steps: Sequence[Mapping[str, Any]] = ()
 
     @property
     def like(self) -> Tensor:
@@ -49,6 +48,17 @@ class Evidence:
         if self.held_out is not None:
             return self.held_out.x[:0]
         return tensors[0].flatten()[:0] if tensors else torch.empty(0)
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether a block of the flow needs context rows."""
+        return any(getattr(getattr(block, "velocity", None), "context_dim", 0) > 0 for block in self.flow)
+
+    def contexts(self, n_rows: int, name: str) -> Tensor | None:
+        """Contexts of held-out rows drawn with replacement, shape `(n_rows, c)`; None without context."""
+        if not self.held_out or self.held_out.context is None:
+            return None
+        return self.held_out.draw(n_rows, self.stream(f"{name} context")).context
 
     def stream(self, name: str) -> torch.Generator:
         """The source of randomness of that name."""

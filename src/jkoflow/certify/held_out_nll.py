@@ -13,7 +13,7 @@ import math
 from scipy.stats import t as student
 
 from jkoflow.certify.claim import Claim, undecided
-from jkoflow.certify.evidence import LEVEL, Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.likelihood import log_prob, standard_error
 
 __all__ = ["claims"]
@@ -26,7 +26,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     """The mean NLL with its interval, nats in standardised units: told, against no bound."""
     rows = evidence.held_out
     if rows is None or not len(rows):
-        return [undecided(_CLAIM, _SOURCE, "plug-in", why="no held-out rows", remedy="give rows with --data")]
+        return [undecided(_CLAIM, _SOURCE, "plug-in", why="no held-out rows", remedy=GIVE_ROWS)]
     nats = -log_prob(evidence.flow, rows.x, rows.context)
     finite = int(nats.isfinite().sum())
     if finite < len(nats):

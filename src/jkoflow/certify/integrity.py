@@ -28,17 +28,15 @@ from torch import Tensor
 
 from jkoflow.blocks import DETERMINANT_DIM, Block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
-from jkoflow.certify.evidence import LEVEL, Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.flow import Flow
 from jkoflow.likelihood import log_prob, standard_error
 from jkoflow.particles import Particles
+from jkoflow.sampling import round_trip_tolerance
 
-__all__ = ["TOLERANCE", "claims", "context_rows", "jacobians", "takes_context"]
+__all__ = ["claims", "jacobians"]
 
 Reals = npt.NDArray[np.float64]
-
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Round-trip error that counts as none, by the dtype of the map, standardised units."""
 
 _Stated = tuple[str, str, Kind]  # claim, source, kind
 _MAP_SOURCE = "Cheng, Lu, Tan & Xie (2024), below eq. (38)"
@@ -66,7 +64,7 @@ _STANDARD_ERRORS, _UNSEEN_ROWS = 6.0, 20.0
 """Beyond both together samples and log_prob are not of one law: by chance in 1 of more than 10^6."""
 _COMPONENTS = 16
 _REST_ON_BOTH = "rest on the claims before it, which together say the same of an invertible map"
-_NO_CONTEXT = ("the model needs a context, and there are no rows to take it from", "give rows with --data")
+_NO_CONTEXT = ("the model needs a context, and there are no rows to take it from", GIVE_ROWS)
 
 
 def claims(evidence: Evidence) -> list[Claim]:
@@ -75,18 +73,6 @@ def claims(evidence: Evidence) -> list[Claim]:
     The first also in the model's own float32, where that is its dtype.
     """
     return [*_density(evidence), _round_trip(evidence), _one_law(evidence)]
-
-
-def takes_context(flow: Flow) -> bool:
-    """Whether a block of the flow needs context rows."""
-    return any(getattr(getattr(block, "velocity", None), "context_dim", 0) > 0 for block in flow)
-
-
-def context_rows(evidence: Evidence, n_rows: int, name: str) -> Tensor | None:
-    """Contexts of held-out rows drawn with replacement, shape `(n_rows, c)`; None without context."""
-    if not evidence.held_out or evidence.held_out.context is None:
-        return None
-    return evidence.held_out.draw(n_rows, evidence.stream(f"{name} context")).context
 
 
 def jacobians(block: Block, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -189,7 +175,7 @@ def _round_trip(evidence: Evidence) -> Claim:
     ends = _latent_rows(evidence)
     if ends is None:
         return _undecided(_ROUND_TRIP, *_NO_CONTEXT)
-    tolerance = TOLERANCE.get(ends.x.dtype, TOLERANCE[torch.float32])
+    tolerance = round_trip_tolerance(ends.x.dtype)
     x = evidence.flow.invert(ends.x, ends.context).x
     off = (evidence.flow.push(x, ends.context) - ends.x).norm(dim=1)
     miss = (~(off <= tolerance * _scale(ends.x))).nonzero()[:, 0]
@@ -236,8 +222,8 @@ def _latent_rows(evidence: Evidence) -> Particles | None:
     n_rows = _ROUND_TRIP_ROWS if evidence.flow.dim <= DETERMINANT_DIM else _ROUND_TRIP_ROWS // 2
     pushed = _some_rows(evidence, n_rows // 2) if evidence.held_out else None
     n_noise = n_rows - (0 if pushed is None else len(pushed))
-    context = context_rows(evidence, n_noise, "round trip")
-    if context is None and takes_context(evidence.flow):
+    context = evidence.contexts(n_noise, "round trip")
+    if context is None and evidence.takes_context:
         return None
     noise = evidence.flow.base.sample(n_noise, evidence.stream("round trip")).to(evidence.like)
     if pushed is None:
@@ -304,8 +290,8 @@ def _one_law(evidence: Evidence) -> Claim:
     dim = evidence.flow.dim
     n_rows = min(_LAW_ROWS, max(1024, _LAW_TANGENTS // dim))
     n_fitted = max(_FITTED_ROWS, 32 * dim)
-    context = context_rows(evidence, n_rows + n_fitted, "one law")
-    if context is None and takes_context(evidence.flow):
+    context = evidence.contexts(n_rows + n_fitted, "one law")
+    if context is None and evidence.takes_context:
         return _undecided(_ONE_LAW, *_NO_CONTEXT)
     if dim > DETERMINANT_DIM:
         return _undecided(_ONE_LAW, f"{n_rows} log-densities of {dim} columns take too long", _REST_ON_BOTH)
@@ -385,7 +371,7 @@ def _offset(drawn: Reals, other: Reals) -> tuple[float, Interval]:
 def _some_rows(evidence: Evidence, n_rows: int) -> Particles | None:
     """Different held-out rows at random, samples where there are none; None where a context is missing."""
     held_out = evidence.held_out
-    if takes_context(evidence.flow) and not (held_out and held_out.context is not None):
+    if evidence.takes_context and not (held_out and held_out.context is not None):
         return None
     if not held_out:
         return evidence.draw(n_rows, part=40)

@@ -30,8 +30,9 @@ from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
 from jkoflow.bounds import inversion_w2_by_block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.certify.integrity import TOLERANCE, context_rows, jacobians, takes_context
+from jkoflow.certify.integrity import jacobians
 from jkoflow.flow import Flow
+from jkoflow.sampling import round_trip_tolerance
 from jkoflow.velocity import MLPVelocity, VelocityField
 
 __all__ = ["InverseLipschitz", "claims", "inverse_lipschitz", "velocity_lipschitz"]
@@ -91,8 +92,8 @@ def claims(evidence: Evidence) -> list[Claim]:
     for the discrete block, and may be astronomically large; with sampled constants it is a plug-in.
     """
     flow, rows = evidence.flow, _ROWS if evidence.flow.dim <= 64 else _ROWS // 4
-    context = context_rows(evidence, rows, "inversion")
-    if context is None and takes_context(flow):
+    context = evidence.contexts(rows, "inversion")
+    if context is None and evidence.takes_context:
         why = "the model needs a context and there are no held-out rows to take it from"
         return [undecided(_W2, _SOURCE, "plug-in", why=why, remedy="give held-out rows")]
     noise = flow.base.sample(rows, evidence.stream("inversion")).to(evidence.like)
@@ -144,7 +145,7 @@ def _stretch(block: Block, x: Tensor, context: Tensor | None) -> tuple[float | N
 
 
 def _error_claim(block: _Pulled, number: int, dtype: torch.dtype) -> Claim:
-    bound = TOLERANCE.get(dtype, TOLERANCE[torch.float32])
+    bound = round_trip_tolerance(dtype)
     measured, interval = _root_mean_square(block.error)
     verdict = verdict_below(interval, bound) if math.isfinite(measured) else "fails"
     return Claim(

@@ -18,6 +18,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ from torch import Tensor
 
 from jkoflow.certify.claim import Claim, KLBracket, undecided
 from jkoflow.certify.critic import fit_critic
-from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.likelihood import log_prob
+from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.likelihood import log_prob, standard_error
 from jkoflow.particles import Particles
 
 __all__ = ["bracket"]
@@ -52,8 +53,24 @@ class _Value:
     se: float
 
 
-Bound = Callable[[Particles, int], _Value]
-"""Evaluates a fitted bound on rows that it was not fitted on; the number names fresh draws of q_0."""
+@dataclass(frozen=True)
+class _Seen:
+    """Rows with what a critic sees of them in either space, context included, shapes `(n, k)`."""
+
+    rows: Particles
+    data: Tensor
+    latent: Tensor
+
+    @classmethod
+    def by(cls, evidence: Evidence, rows: Particles) -> _Seen:
+        """`rows`, and the same pushed to the noise."""
+        image = evidence.flow.push(rows.x, rows.context)
+        context = [] if rows.context is None else [rows.context]
+        return cls(rows, torch.cat([rows.x, *context], dim=1), torch.cat([image, *context], dim=1))
+
+
+Bound = Callable[[_Seen, _Seen], _Value]
+"""Evaluates a fitted bound on rows, and on draws of q_0, none of which it was fitted on."""
 
 
 def bracket(evidence: Evidence) -> tuple[KLBracket, Claim]:
@@ -67,13 +84,13 @@ def bracket(evidence: Evidence) -> tuple[KLBracket, Claim]:
             _SOURCE,
             "lower",
             why=f"{count} held-out rows, of {_LEAST_ROWS} that are needed",
-            remedy="give rows that no part of the fit used, or fit with holdout_fraction",
+            remedy=GIVE_ROWS,
             unit="nats",
             rows=count,
         )
     order = torch.randperm(len(rows), generator=evidence.stream("halves"))[:_MOST_ROWS]
     halves = [rows.rows(part.to(rows.x.device)) for part in order.chunk(2)]
-    found = [_chosen(evidence, halves[fold], fold)(halves[1 - fold], 100 + fold) for fold in (0, 1)]
+    found = [_evaluated(evidence, halves[fold], halves[1 - fold], fold) for fold in (0, 1)]
     value, error = (found[0].value + found[1].value) / 2, math.hypot(found[0].se, found[1].se) / 2
     lower = max(0.0, value - float(norm.ppf(LEVEL)) * error)
     claim = Claim(
@@ -90,54 +107,61 @@ def bracket(evidence: Evidence) -> tuple[KLBracket, Claim]:
     return KLBracket(lower=lower, level=LEVEL), claim
 
 
+def _evaluated(evidence: Evidence, half: Particles, other: Particles, fold: int) -> _Value:
+    """The bound that was fitted and chosen on one half, on the other."""
+    bound = _chosen(evidence, half, fold)
+    return bound(_Seen.by(evidence, other), _draw(evidence, other, 100 + fold))
+
+
 def _chosen(evidence: Evidence, half: Particles, fold: int) -> Bound:
     """The bound that is largest on a quarter of the half, fitted on the rest of it."""
     count = int(_CHOICE_SHARE * len(half))
-    fitted_on, chosen_on = half.rows(slice(0, count)), half.rows(slice(count, None))
-    drawn = _draw(evidence, fitted_on, fold)
+    fitted_on, chosen_on = (
+        _Seen.by(evidence, half.rows(part)) for part in (slice(0, count), slice(count, None))
+    )
+    drawn = _draw(evidence, fitted_on.rows, fold)
     candidates = [
-        *(_witness(evidence, fitted_on, n, fold) for n in _COMPONENTS if _affords(fitted_on, n)),
-        *(_critic(evidence, fitted_on, drawn, scales, fold, latent=False) for scales in _SCALES),
-        *(_critic(evidence, fitted_on, drawn, scales, fold, latent=True) for scales in _SCALES),
+        *(_witness(evidence, fitted_on, n, fold) for n in _COMPONENTS if _affords(fitted_on.rows, n)),
+        *(_critic(evidence, fitted_on, drawn, scales, fold, space="data") for scales in _SCALES),
+        *(_critic(evidence, fitted_on, drawn, scales, fold, space="latent") for scales in _SCALES),
     ]
-    return max(candidates, key=lambda bound: bound(chosen_on, 50 + fold).value)
+    fresh = _draw(evidence, chosen_on.rows, 50 + fold)
+    return max(candidates, key=lambda bound: bound(chosen_on, fresh).value)
 
 
 def _affords(rows: Particles, n_components: int) -> bool:
     return rows.context is None and len(rows) >= n_components * (_LEAST_ROWS_OF_A_COMPONENT + rows.dim)
 
 
-def _draw(evidence: Evidence, rows: Particles, part: int) -> Particles:
+def _draw(evidence: Evidence, rows: Particles, part: int) -> _Seen:
     """Fresh samples of q_0, given contexts of `rows` where there are any."""
     context = None if rows.context is None else rows.draw(_DRAWS, evidence.stream(f"context {part}")).context
-    return evidence.draw(_DRAWS, context=context, part=part)
+    return _Seen.by(evidence, evidence.draw(_DRAWS, context=context, part=part))
 
 
 def _critic(
     evidence: Evidence,
-    rows: Particles,
-    drawn: Particles,
+    rows: _Seen,
+    drawn: _Seen,
     scales: tuple[float, ...],
     fold: int,
     *,
-    latent: bool,
+    space: Literal["data", "latent"],
 ) -> Bound:
     """A critic between rows and draws, in data space or in latent space."""
 
-    def columns(particles: Particles) -> Tensor:
-        x = evidence.flow.push(particles.x, particles.context) if latent else particles.x
-        return x if particles.context is None else torch.cat([x, particles.context], dim=1)
+    def columns(seen: _Seen) -> Tensor:
+        return seen.latent if space == "latent" else seen.data
 
-    name = f"critic {fold} {'latent' if latent else 'data'} {scales}"
-    of_q = columns(drawn)
-    h = fit_critic(columns(rows), of_q, scales=scales, generator=evidence.stream(name))
+    of_q, source = columns(drawn), evidence.stream(f"critic {fold} {space} {scales}")
+    h = fit_critic(columns(rows), of_q, scales=scales, generator=source)
     shift = torch.logsumexp(h(of_q).double(), 0) - math.log(len(of_q))
 
-    def evaluate(fresh: Particles, part: int) -> _Value:
+    def evaluate(fresh: _Seen, fresh_drawn: _Seen) -> _Value:
         of_p = _cut(h(columns(fresh)).double() - shift)
-        ratio = _cut(h(columns(_draw(evidence, fresh, part))).double() - shift).exp()
+        ratio = _cut(h(columns(fresh_drawn)).double() - shift).exp()
         value = float(of_p.mean() - ratio.mean()) + 1
-        return _Value(value, math.hypot(_error(of_p), _error(ratio)))
+        return _Value(value, math.hypot(standard_error(of_p), standard_error(ratio)))
 
     return evaluate
 
@@ -146,7 +170,7 @@ def _cut(h: Tensor) -> Tensor:
     return h.clamp(_FLOOR_NATS, _CEILING_NATS)
 
 
-def _witness(evidence: Evidence, rows: Particles, n_components: int, fold: int) -> Bound:
+def _witness(evidence: Evidence, rows: _Seen, n_components: int, fold: int) -> Bound:
     """A Gaussian mixture as another density of the rows: what it explains better proves a gap.
 
     Its normaliser is known, so nothing is drawn. Gains are cut from above alone, which lowers the bound.
@@ -154,20 +178,17 @@ def _witness(evidence: Evidence, rows: Particles, n_components: int, fold: int) 
     seed = int(torch.randint(2**31 - 1, (), generator=evidence.stream(f"mixture {fold} {n_components}")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a mixture that has not converged is a witness too
-        mixture = GaussianMixture(n_components, random_state=seed, reg_covar=1e-4).fit(_numbers(rows.x))
+        mixture = GaussianMixture(n_components, random_state=seed, reg_covar=1e-4).fit(_numbers(rows.rows.x))
 
-    def evaluate(fresh: Particles, part: int) -> _Value:
-        del part
-        theirs = torch.as_tensor(mixture.score_samples(_numbers(fresh.x)))
-        gain = (theirs - log_prob(evidence.flow, fresh.x, fresh.context).cpu()).clamp_max(20 * _CEILING_NATS)
-        return _Value(float(gain.mean()), _error(gain))
+    def evaluate(fresh: _Seen, fresh_drawn: _Seen) -> _Value:
+        del fresh_drawn
+        theirs = torch.as_tensor(mixture.score_samples(_numbers(fresh.rows.x)))
+        ours = log_prob(evidence.flow, fresh.rows.x, fresh.rows.context).cpu()
+        gain = (theirs - ours).clamp_max(20 * _CEILING_NATS)
+        return _Value(float(gain.mean()), standard_error(gain))
 
     return evaluate
 
 
 def _numbers(x: Tensor) -> np.ndarray:
     return np.asarray(x.double().cpu().numpy())
-
-
-def _error(values: Tensor) -> float:
-    return float(values.std() / math.sqrt(len(values)))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.certify.claim import Claim, Verdict, undecided
-from jkoflow.certify.evidence import Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, Evidence
 from jkoflow.laws import StandardNormal
 
 __all__ = ["claims", "distance_to_normal"]
@@ -43,7 +43,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     if not isinstance(base, StandardNormal):
         return [_undecided(f"the base law is {type(base).__name__}, not N(0, I)", "see the other claims", 0)]
     if held_out is None or not len(held_out):
-        return [_undecided("no held-out rows", "give rows with --data", 0)]
+        return [_undecided("no held-out rows", GIVE_ROWS, 0)]
     order = torch.randperm(len(held_out), generator=evidence.stream("latent normality rows"))
     count = _ROWS if base.dim <= _MANY_COLUMNS else _ROWS // 2
     rows = held_out.rows(order[:count].to(held_out.x.device))

@@ -14,12 +14,10 @@ import numpy as np
 from jkoflow.cli.models import open_model
 from jkoflow.cli.terminal import say, tell
 from jkoflow.data import check_output, read_table, write_table
+from jkoflow.sampling import ROUND_TRIP_TOLERANCE
 from jkoflow.storage import shown
 
-__all__ = ["ROUND_TRIP_TOLERANCE", "missed_line", "run"]
-
-ROUND_TRIP_TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
-"""Largest round-trip error of a sample that is not told of, standardised units."""
+__all__ = ["missed_line", "run"]
 
 _LARGEST_SEED = 2**31 - 1
 

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import roots_hermitenorm
 
 from jkoflow.errors import InputError
-from jkoflow.exact.gaussian import GaussianState, Quadratic
+from jkoflow.exact.gaussian import GaussianState, Quadratic, symmetric_power
 
 __all__ = [
     "NormalRule",
@@ -136,7 +136,7 @@ def forward_backward_step(state: GaussianState, gamma: float, potential: Quadrat
     """
     _check(state, gamma, potential.dim)
     slope = potential.matrix @ (state.mean - potential.centre)
-    mean, root = _step(state.mean, _root(state.covariance), gamma, slope, potential.matrix)
+    mean, root = _step(state.mean, symmetric_power(state.covariance, 0.5), gamma, slope, potential.matrix)
     return GaussianState(mean, root @ root.T)
 
 
@@ -158,7 +158,9 @@ def gaussian_variational_step(
             Hessian is not symmetric, or gamma is not positive or exceeds 1/L, as far as E∇²V shows it.
     """
     _check(state, gamma, rule.dim)
-    mean, root = _variational(state.mean, _root(state.covariance), gamma, gradient, hessian, rule)
+    mean, root = _variational(
+        state.mean, symmetric_power(state.covariance, 0.5), gamma, gradient, hessian, rule
+    )
     return GaussianState(mean, root @ root.T)
 
 
@@ -200,7 +202,7 @@ def gaussian_variational_inference(
         raise InputError(f"tolerance: expected a speed above 0, got {tolerance}; use 1e-8")
     if not max_steps >= 1:
         raise InputError(f"max_steps: expected at least 1, got {max_steps}")
-    mean, root = start.mean, _root(start.covariance)
+    mean, root = start.mean, symmetric_power(start.covariance, 0.5)
     steps, speed = 0, math.inf
     while steps < max_steps and speed > tolerance:
         last_mean, last_root = mean, root
@@ -215,12 +217,6 @@ def _check(state: GaussianState, gamma: float, dim: int) -> None:
         raise InputError(f"expected a Gaussian and a V or rule of one dimension, got {state.dim} and {dim}")
     if not 0 < gamma < math.inf:
         raise InputError(f"gamma: expected a finite step size above 0 and up to 1/L, got {gamma}")
-
-
-def _root(matrix: Array) -> Array:
-    """Symmetric root, which exists and is continuous at singular Σ too."""
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 def _step(mean: Array, root: Array, gamma: float, slope: Array, curvature: Array) -> tuple[Array, Array]:

@@ -29,6 +29,7 @@ __all__ = [
     "Quadratic",
     "jko_step",
     "kl",
+    "symmetric_power",
     "trajectory",
     "transport_map",
     "w2",
@@ -64,7 +65,7 @@ def _semidefinite(name: str, value: ArrayLike, dim: int) -> Array:
     return matrix
 
 
-def _power(matrix: Array, exponent: float) -> Array:
+def symmetric_power(matrix: Array, exponent: float) -> Array:
     """Symmetric power of a positive semidefinite matrix, by its eigenvectors."""
     values, vectors = np.linalg.eigh(matrix)
     return _symmetric((vectors * np.maximum(values, 0.0) ** exponent) @ vectors.T)
@@ -162,7 +163,7 @@ class Quadratic:
             InputError: A is singular, so that exp(-V) has no finite integral.
         """
         _require_definite("matrix", self.matrix, "exp(-V) must have a finite integral")
-        return GaussianState(self.centre, _power(self.matrix, -1.0))
+        return GaussianState(self.centre, symmetric_power(self.matrix, -1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +258,7 @@ def jko_step(
 def _stepped_covariance(covariance: Array, gamma: float, b: Array) -> Array:
     """Σ' = B^{-1/2} X B^{-1/2}."""
     _require_definite("I + gamma (A - S)", b, "the step has a minimiser")
-    root = _power(b, -0.5)
+    root = symmetric_power(b, -0.5)
     c, vectors = np.linalg.eigh(_symmetric(root @ covariance @ root))
     c = np.maximum(c, 0.0)
     x = (c + 2 * gamma + np.sqrt(c * (c + 4 * gamma))) / 2
@@ -276,8 +277,8 @@ def transport_map(source: GaussianState, target: GaussianState) -> AffineMap:
     """
     _check_dims(source.dim, target.dim)
     _require_definite("covariance of the source", source.covariance, "no map leaves a degenerate Gaussian")
-    root, inverse_root = _power(source.covariance, 0.5), _power(source.covariance, -0.5)
-    middle = _power(_symmetric(root @ target.covariance @ root), 0.5)
+    root, inverse_root = symmetric_power(source.covariance, 0.5), symmetric_power(source.covariance, -0.5)
+    middle = symmetric_power(_symmetric(root @ target.covariance @ root), 0.5)
     return AffineMap(_symmetric(inverse_root @ middle @ inverse_root), source.mean, target.mean)
 
 
@@ -289,7 +290,7 @@ def kl(state: GaussianState, potential: Quadratic) -> float:
     """
     _check_dims(state.dim, potential.dim)
     _require_definite("matrix", potential.matrix, "exp(-V) must have a finite integral")
-    root = _power(potential.matrix, 0.5)
+    root = symmetric_power(potential.matrix, 0.5)
     ratio = np.linalg.eigvalsh(_symmetric(root @ state.covariance @ root))
     if ratio[0] <= 0:
         return math.inf
@@ -309,7 +310,7 @@ def w2(first: GaussianState, second: GaussianState) -> float:
         InputError: Dimensions differ.
     """
     _check_dims(first.dim, second.dim)
-    root_1, root_2 = _power(first.covariance, 0.5), _power(second.covariance, 0.5)
+    root_1, root_2 = symmetric_power(first.covariance, 0.5), symmetric_power(second.covariance, 0.5)
     left, _, right = np.linalg.svd(root_2 @ root_1)
     bures = root_1 - root_2 @ left @ right
     return math.sqrt(float(np.sum((first.mean - second.mean) ** 2) + np.sum(bures**2)))
