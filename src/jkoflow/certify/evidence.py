@@ -16,6 +16,7 @@ from jkoflow.flow import Flow
 from jkoflow.particles import Particles
 from jkoflow.runtime import seed_stream
 from jkoflow.sampling import sample
+from jkoflow.smoothing import Smoothing
 
 __all__ = ["GIVE_ROWS", "LEVEL", "Evidence"]
 
@@ -35,11 +36,19 @@ class Evidence:
         held_out: Samples of p_0 in standardised units, dequantised and smoothed as those of the fit were; in
             the model's dtype. None where there are none.
         seed: Of everything that is drawn here.
+        unsmoothed: The same rows before they were smoothed; None where nothing was smoothed.
+        smoothing: How they were, its time resolved; None where nothing was smoothed.
+        dequantised: Columns to which uniform noise of the measuring step was added, by name.
+        repeated_rows: How many of the held-out rows occur among those of the fit; None where not known.
     """
 
     flow: Flow
     held_out: Particles | None
     seed: int = 0
+    unsmoothed: Particles | None = None
+    smoothing: Smoothing | None = None
+    dequantised: tuple[str, ...] = ()
+    repeated_rows: int | None = None
 
     @property
     def like(self) -> Tensor:
