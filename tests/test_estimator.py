@@ -19,6 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from jkoflow import InputError, JKOFlow, RunFolderError
 from jkoflow.certify import Certificates, Evidence, KLBracket
+from jkoflow.data import read_table
+from jkoflow.pipeline import split_rows
 from oracles.quick_training import make_training_quick
 
 ROWS = 80
@@ -417,3 +419,25 @@ def test_certify_takes_the_rows_that_were_set_aside_or_those_that_are_given(
     np.testing.assert_allclose(seen[1].held_out.x.numpy(), expected, rtol=1e-5, atol=1e-6)
     quick().fit(rows()).certify()
     assert seen[2].held_out is None
+    assert "no held-out rows" in seen[2].remarks[0]
+
+
+def test_certify_counts_rows_that_the_fit_looked_at(tmp_path: Path) -> None:
+    """Seven planted copies, one of them of a row that was set aside, among 20 fresh rows."""
+    x = rows()
+    model = quick(holdout_fraction=0.2).fit(x)
+    split = split_rows(read_table(x), model.model_.settings)
+    copies = x[[*split.train[:4], *split.validation[:2], split.holdout[0]]]
+    given = np.concatenate([rows(20, seed=9), copies])
+
+    def repeats(fitted: JKOFlow, X: Any = None) -> list[str]:
+        return [note for note in fitted.certify(X).notes if "held-out rows" in note]
+
+    assert repeats(model, given)[0].startswith("6 of 27 held-out rows occur exactly")
+    assert "flatter" in repeats(model, given)[0]
+    assert repeats(model) == ["0 of 16 held-out rows occur exactly among the rows of the fit"]
+    model.save(tmp_path / "model")
+    loaded = JKOFlow.load(tmp_path / "model")
+    assert "is not known" in repeats(loaded, given)[0]
+    assert repeats(loaded)[0].startswith("no held-out rows")
+    assert vars(model)["_seen"].nbytes <= 8 * ROWS

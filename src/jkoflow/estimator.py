@@ -16,13 +16,13 @@ from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from jkoflow.certify import Certificates, Evidence, certify
+from jkoflow.certify import Certificates, certify
+from jkoflow.certify.rows import Hashes, evidence_from, evidence_without, seen_hashes
 from jkoflow.config import Settings
 from jkoflow.data import Table, read_table
 from jkoflow.errors import InputError
 from jkoflow.model import Model, load_model, save_model
-from jkoflow.particles import Particles
-from jkoflow.pipeline import encode_rows, fit_table
+from jkoflow.pipeline import fit_table
 from jkoflow.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -131,7 +131,10 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
                 )
         self.results_ = fitted.results
         self.steps_ = fitted.steps
-        self._holdout = fitted.holdout
+        rows = fitted.split.holdout
+        given = None if conditions is None else conditions.take(rows)
+        self._holdout = (table.take(rows), given) if len(rows) else None
+        self._seen = seen_hashes(table, conditions, fitted.split)
         return self._set_model(fitted.model)
 
     def sample(
@@ -198,12 +201,17 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             The lower end of KL(data‖model), and claims with a verdict each; see `Certificates`.
         """
         check_is_fitted(self)
-        model, held_out = self.model_, getattr(self, "_holdout", None)
+        seen: Hashes | None = getattr(self, "_seen", None)
+        held_out: tuple[Table, Table | None] | None = getattr(self, "_holdout", None)
         if X is not None:
             given = None if context is None else read_table(context)
-            rows = encode_rows(model, self._rows(X), given, stream="certify", seed=model.settings.seed)
-            held_out = Particles(rows.x, rows.context)
-        return certify(Evidence(model.flow, held_out, model.settings.seed))
+            evidence = evidence_from(self.model_, self._rows(X), given, stream="certify", seen=seen)
+        elif held_out is not None:
+            evidence = evidence_from(self.model_, *held_out, stream="holdout", seen=seen)
+        else:
+            why = "fit set none aside (holdout_fraction), or the model was loaded; pass X"
+            evidence = evidence_without(self.model_, why)
+        return certify(evidence)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model folder `path`: safetensors and JSON, no pickle."""

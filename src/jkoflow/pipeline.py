@@ -72,10 +72,18 @@ class Split:
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """Rows in standardised units as the fit saw its own: dequantised and smoothed with a named stream."""
+    """Rows in standardised units as the fit saw its own: dequantised and smoothed with a named stream.
+
+    Arguments:
+        x: Shape `(n, d)`.
+        context: Shape `(n, c)`, or None.
+        unsmoothed: The same rows, of the same dequantisation, before they were smoothed; None where nothing
+            was smoothed.
+    """
 
     x: Tensor
     context: Tensor | None
+    unsmoothed: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +94,13 @@ class Fitted:
         model: The density.
         steps: One record for each step, as in `steps.jsonl`.
         results: The summary: held-out NLL beside a Gaussian's, round trip, CPU-seconds, notes.
-        holdout: Rows that no part of the fit used; None where none were set aside.
+        split: Which rows of the table did what.
     """
 
     model: Model
     steps: list[dict[str, Any]]
     results: dict[str, Any]
-    holdout: Particles | None = None
+    split: Split
 
 
 class _Stopwatch:
@@ -160,10 +168,12 @@ def encode_rows(model: Model, table: Table, context: Table | None, *, stream: st
     """Rows as the fit saw its own, with dequantisation and smoothing noise from the named stream."""
     runtime = Runtime(seed)
     z = torch.as_tensor(model.schema.encode(table, generator=runtime.stream("dequantisation " + stream)))
+    given = model.encode_context(context, len(table))
     smoothing = resolve_smoothing(model.facts.get("smoothing"))
-    if smoothing is not None:
-        z = smoothing.perturb(z, runtime.stream("smoothing " + stream))
-    return HeldOutRows(z.to(model.like), model.encode_context(context, len(table)))
+    if smoothing is None:
+        return HeldOutRows(z.to(model.like), given)
+    smoothed = smoothing.perturb(z, runtime.stream("smoothing " + stream))
+    return HeldOutRows(smoothed.to(model.like), given, unsmoothed=z.to(model.like))
 
 
 @one_thread()
@@ -249,7 +259,7 @@ def fit_table(
     if run is not None:
         save_model(model, run.model, overwrite=True)
         run.finish(results)
-    return Fitted(model, steps, results, parts.get("holdout"))
+    return Fitted(model, steps, results, split)
 
 
 def _empty_model(

@@ -103,8 +103,9 @@ def test_settings_file_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ("expected a verb", "fit, sample, score, report, demo", "--help")),
-        (["certify", "run"], ("certify", "'fit', 'sample', 'score', 'report', 'demo'")),
+        ([], ("expected a verb", "fit, sample, score, certify, report, demo", "--help")),
+        (["refine", "run"], ("refine", "'fit', 'sample', 'score', 'certify', 'report', 'demo'")),
+        (["certify", "run", "--data"], ("--data", "jkoflow certify --help")),
         (["fit", "table.csv"], ("-o", "jkoflow fit --help")),
         (["fit", "table.csv", "-o", "run", "--resume", "--overwrite"], ("--overwrite", "--resume")),
         (["fit", "table.csv", "-o", "run", "--seeds", "3"], ("--seeds",)),
@@ -137,6 +138,7 @@ def readers(folder: Path) -> list[list[str]]:
     return [
         ["sample", run, "-n", "3", "-o", out],
         ["score", run, table, "-o", out],
+        ["certify", run, "-o", out],
         ["report", run, "-o", out],
     ]
 

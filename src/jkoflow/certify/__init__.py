@@ -11,6 +11,7 @@ from collections.abc import Callable
 from jkoflow.certify import held_out_nll, integrity, inversion, kl, latent_normality
 from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided
 from jkoflow.certify.evidence import Evidence
+from jkoflow.certify.notes import notes_on
 from jkoflow.errors import JKOFlowError
 from jkoflow.runtime import one_thread
 
@@ -39,7 +40,7 @@ def certify(evidence: Evidence) -> Certificates:
             claims += reader(evidence)
         except (JKOFlowError, RuntimeError, ValueError, ArithmeticError) as error:
             claims.append(_broken(name, error))
-    return Certificates(bracket, tuple(claims))
+    return Certificates(bracket, tuple(claims), notes_on(evidence))
 
 
 def _broken(name: str, error: Exception) -> Claim:

@@ -10,17 +10,29 @@ Source: the certificate contract of the architecture.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeGuard, get_args
 
-from jkoflow.storage import FORMAT, encode_json
+from jkoflow.storage import FORMAT, RESTORE, encode_json, read_error, require_format
 
-__all__ = ["Certificates", "Claim", "Interval", "KLBracket", "Kind", "Verdict", "undecided", "verdict_below"]
+__all__ = [
+    "Certificates",
+    "Claim",
+    "Interval",
+    "KLBracket",
+    "Kind",
+    "Verdict",
+    "is_finite",
+    "undecided",
+    "verdict_below",
+]
 
 Kind = Literal["theorem", "plug-in", "lower", "upper-under-assumption"]
 """A theorem's bound; an estimate put in its place; a lower bound; an upper one under a named assumption."""
 
 Verdict = Literal["holds", "fails", "undecided"]
+Space = Literal["data", "standardised", "latent"]
 Interval = tuple[float, float]
 
 
@@ -54,7 +66,7 @@ class Claim:
     level: float | None = None
     bound: float | None = None
     unit: str = ""
-    space: Literal["data", "standardised", "latent"] = "standardised"
+    space: Space = "standardised"
     assumption: str = ""
     rows: int = 0
     block: int | None = None
@@ -99,6 +111,12 @@ class Certificates:
         """The claims that fail."""
         return tuple(claim for claim in self.claims if claim.verdict == "fails")
 
+    @property
+    def by_source(self) -> dict[str, tuple[Claim, ...]]:
+        """The claims by where they come from, in their order."""
+        sources = dict.fromkeys(claim.source for claim in self.claims)
+        return {source: tuple(claim for claim in self.claims if claim.source == source) for source in sources}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values: `format`, `kl`, `claims`, `notes`."""
         return {
@@ -112,6 +130,35 @@ class Certificates:
         """The text of `certificates.json`; what is infinite or not a number is null there."""
         return encode_json(self.to_dict(), indent=2).decode()
 
+    @classmethod
+    def from_dict(
+        cls, record: Mapping[str, Any], *, path: str = "certificates.json", remedy: str = RESTORE
+    ) -> Certificates:
+        """Rebuild from what `to_dict` gives or the file holds, where null ends of an interval are infinite.
+
+        Arguments:
+            record: What `to_dict` returned, or JSON made of it.
+            path: The file it came from, for the message.
+            remedy: What the message tells the user to do about a damaged file.
+
+        Raises:
+            RunFolderError: The record is of a later format, or is damaged.
+        """
+        require_format(record.get("format"), path, remedy=remedy)
+        try:
+            _require_keys(record, {"format", "kl", "claims", "notes"})
+            if not all(isinstance(note, str) for note in record["notes"]):
+                raise ValueError("a note is not text")
+            claims = tuple(_claim_from(entry) for entry in record["claims"])
+            return cls(_bracket_from(record["kl"]), claims, tuple(record["notes"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise read_error(path, str(error), remedy=remedy) from None
+
+
+def is_finite(end: float | None) -> TypeGuard[float]:
+    """Whether an end of the bracket says something."""
+    return end is not None and math.isfinite(end)
+
 
 def verdict_below(interval: Interval, bound: float) -> Verdict:
     """Whether what lies in `interval` is at most `bound`; undecided where the interval straddles it."""
@@ -124,3 +171,50 @@ def verdict_below(interval: Interval, bound: float) -> Verdict:
 def undecided(claim: str, source: str, kind: Kind, *, why: str, remedy: str, **known: Any) -> Claim:
     """A claim that could not be decided, with the reason where the assumption stands."""
     return Claim(claim, source, kind, "undecided", assumption=why, remedy=remedy, **known)
+
+
+# ── reading back ──
+
+
+def _bracket_from(entry: Any) -> KLBracket:
+    _require_keys(entry, {field.name for field in fields(KLBracket)})
+    ends = {name: _number(entry[name], name) for name in ("lower", "estimate", "upper")}
+    level = _number(entry["level"], "level")
+    if level is None or not isinstance(entry["assumption"], str):
+        raise ValueError("kl without level or assumption")
+    return KLBracket(**ends, level=level, assumption=entry["assumption"])
+
+
+def _claim_from(entry: Any) -> Claim:
+    _require_keys(entry, {field.name for field in fields(Claim)})
+    for name in ("claim", "source", "unit", "assumption", "remedy"):
+        if not isinstance(entry[name], str):
+            raise ValueError(f"{name} is not text")
+    for name, words in (("kind", Kind), ("verdict", Verdict), ("space", Space)):
+        if entry[name] not in get_args(words):
+            raise ValueError(f"{name} {entry[name]!r}")
+    for name in ("rows", "block"):
+        count = entry[name]
+        if (count is None and name == "rows") or isinstance(count, bool) or not isinstance(count, int | None):
+            raise ValueError(f"{name} is not a whole number")
+    numbers = {name: _number(entry[name], name) for name in ("measured", "level", "bound")}
+    return Claim(**{**entry, **numbers, "interval": _interval_from(entry["interval"])})
+
+
+def _interval_from(entry: Any) -> Interval | None:
+    if entry is None:
+        return None
+    low, high = (_number(end, "interval") for end in entry)
+    return (-math.inf if low is None else low, math.inf if high is None else high)
+
+
+def _number(value: Any, name: str) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise ValueError(f"{name} is not a number")
+    return None if value is None else float(value)
+
+
+def _require_keys(entry: Any, keys: set[str]) -> None:
+    if not isinstance(entry, Mapping) or set(entry) != keys:
+        found = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
+        raise ValueError(f"expected keys {sorted(keys)}, got {found}")

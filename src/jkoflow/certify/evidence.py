@@ -40,6 +40,7 @@ class Evidence:
         smoothing: How they were, its time resolved; None where nothing was smoothed.
         dequantised: Columns to which uniform noise of the measuring step was added, by name.
         repeated_rows: How many of the held-out rows occur among those of the fit; None where not known.
+        remarks: What else a reader should know about model and rows, one line each.
     """
 
     flow: Flow
@@ -49,6 +50,7 @@ class Evidence:
     smoothing: Smoothing | None = None
     dequantised: tuple[str, ...] = ()
     repeated_rows: int | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def like(self) -> Tensor:

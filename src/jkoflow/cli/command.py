@@ -1,7 +1,8 @@
 """Runs one verb and turns what goes wrong into one line on stderr and an exit status.
 
-    0 done      2 usage or input      3 numerical      4 run folder or disk      130 interrupted
-    70 a fault of jkoflow itself (EX_SOFTWARE of BSD's sysexits.h); 1 is kept for a claim that fails
+    0 done      1 a claim fails, under --strict      2 usage or input      3 numerical
+    4 run folder or disk      130 interrupted
+    70 a fault of jkoflow itself (EX_SOFTWARE of BSD's sysexits.h)
 
 Source: the shell contract of the architecture.
 """
@@ -57,8 +58,7 @@ def _run(given: Sequence[str]) -> int:
         options = build_parser().parse_args(given)
     except SystemExit as end:  # after --help and --version; errors raise InputError
         return int(end.code or 0)
-    options.run_verb(options)
-    return 0
+    return int(options.run_verb(options))
 
 
 def _tell(error: BaseException, line: str, status: int, *, debug: bool) -> int:

@@ -26,6 +26,7 @@ verbs:
   fit      train a model on a table; the run is kept in a folder
   sample   draw new rows from a model
   score    log-likelihood of each row of a table, in nats
+  certify  how far a model is from the data, and how one knows
   report   one HTML page about a finished run
   demo     all of it on a real data set, in under three minutes
 
@@ -37,6 +38,7 @@ an example, from table to answers:
   jkoflow fit table.csv -o run
   jkoflow sample run -n 1000 -o new_rows.csv
   jkoflow score run table.csv -o scores.csv
+  jkoflow certify run
   jkoflow report run
 
 tables:
@@ -48,7 +50,8 @@ units:
   errors are of standardised columns (mean 0, standard deviation 1).
 
 exit status:
-  0 done      2 wrong usage or input      3 numerical failure
+  0 done      1 a claim fails, under certify --strict
+  2 wrong usage or input      3 numerical failure
   4 a run folder or file that is missing, damaged, locked or already there; a full disk
   130 interrupted
   An error is one line on stderr; --debug adds the traceback.
@@ -66,6 +69,7 @@ _VERBS = {
     "fit": usage.fit,
     "sample": usage.sample,
     "score": usage.score,
+    "certify": usage.certify,
     "report": usage.report,
     "demo": usage.demo,
 }
@@ -75,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command `jkoflow`.
 
     Its `parse_args` raises `InputError` for wrong usage, and else returns options with `run_verb`, to be
-    called with them.
+    called with them; it returns the exit status.
     """
     layout = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
@@ -109,10 +113,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_verb(name: str, options: argparse.Namespace) -> None:
-    import_module(f"jkoflow.cli.{name}").run(options)
+def _run_verb(name: str, options: argparse.Namespace) -> int:
+    """Run a verb: what it returns is the exit status, 0 where it returns nothing."""
+    return int(import_module(f"jkoflow.cli.{name}").run(options) or 0)
 
 
-def _without_verb(options: argparse.Namespace) -> None:
+def _without_verb(options: argparse.Namespace) -> NoReturn:
     del options
     raise InputError(f"expected a verb, one of {', '.join(_VERBS)}; see jkoflow --help")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from jkoflow.cli.usage import demo, fit, report, sample, score
+from jkoflow.cli.usage import certify, demo, fit, report, sample, score
 
-__all__ = ["demo", "fit", "report", "sample", "score"]
+__all__ = ["certify", "demo", "fit", "report", "sample", "score"]

@@ -1,0 +1,50 @@
+"""What a reader of a certificate should know about the rows that it was made from, in a line each.
+
+    p_0 = smooth(dequantise(data)),    W2(data, p_0) <= delta of Lemma C.1
+
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Lemma C.1 and Corollary 5.3 for smoothed rows.
+"""
+
+from __future__ import annotations
+
+from jkoflow.certify.evidence import Evidence
+from jkoflow.data.table import join_names
+
+__all__ = ["notes_on"]
+
+
+def notes_on(evidence: Evidence) -> tuple[str, ...]:
+    """The notes of a certificate: rows seen by the fit, dequantised and smoothed rows, then the remarks."""
+    own = (_repeats(evidence), _dequantised(evidence), _smoothed(evidence))
+    return (*(note for note in own if note), *evidence.remarks)
+
+
+def _repeats(evidence: Evidence) -> str:
+    if not evidence.held_out:
+        return ""
+    count, rows = evidence.repeated_rows, len(evidence.held_out)
+    if count is None:
+        return f"whether some of the {rows:,} held-out rows were among the rows of the fit is not known here"
+    told = f"{count:,} of {rows:,} held-out rows occur exactly among the rows of the fit"
+    return f"{told}; as far as not by chance, the claims on the KL flatter the model" if count else told
+
+
+def _dequantised(evidence: Evidence) -> str:
+    if not evidence.dequantised:
+        return ""
+    columns = f"{len(evidence.dequantised)} column{'s' * (len(evidence.dequantised) > 1)}"
+    return (
+        f"rows are dequantised: {columns} got uniform noise of one measuring step "
+        f"({join_names(evidence.dequantised)}); the claims are about the law with that noise"
+    )
+
+
+def _smoothed(evidence: Evidence) -> str:
+    smoothing = evidence.smoothing
+    if smoothing is None or smoothing.time is None:
+        return ""
+    told = f"rows are smoothed as those of the fit were, {smoothing.kind.replace('_', ' ')} of time "
+    told += f"{smoothing.time:.3g}; the claims are about the smoothed law p_0"
+    if not evidence.unsmoothed:
+        return told
+    return f"{told}, at most {smoothing.w2_bound(evidence.unsmoothed.x):.3g} (W2, standardised) from the data"

@@ -1,0 +1,140 @@
+r"""The rows that a certificate is made from: encoded as the fit encoded its own, and looked up among those.
+
+    held out = smooth(dequantise(rows)),    repeats = #{i: hash(context_i, row_i) is one of the fit's hashes}
+
+Rows are compared by 64 bits each, so that the fit's need not be kept: a million rows against a million find
+a false repeat with a chance of 10^12 / 2^64 = 5e-8. Source: rule 1 of the architecture: readers come last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from jkoflow.certify.evidence import Evidence
+from jkoflow.data import Table
+from jkoflow.model import Model
+from jkoflow.particles import Particles
+from jkoflow.pipeline import Split, encode_rows, split_rows
+from jkoflow.run_table import find_table
+from jkoflow.runs import RunFolder
+from jkoflow.smoothing import resolve_smoothing
+from jkoflow.storage import read_json
+
+__all__ = [
+    "Hashes",
+    "evidence_from",
+    "evidence_of_run",
+    "evidence_without",
+    "model_remark",
+    "seen_hashes",
+    "seen_in_run",
+]
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def evidence_from(
+    model: Model, table: Table, context: Table | None = None, *, stream: str, seen: Hashes | None = None
+) -> Evidence:
+    """Evidence from rows of a table.
+
+    Arguments:
+        model: The model.
+        table: Its columns in the order of the fit (`Schema.check`).
+        context: What each row is conditioned on, one row for all or one each.
+        stream: Name of the noise: `"holdout"` for the rows that the fit set aside, which gives the numbers
+            that the fit was judged on; another name for others.
+        seen: What `seen_hashes` gave for the rows of the fit; None where they are not known.
+
+    Raises:
+        InputError: A context that does not fit.
+    """
+    rows = encode_rows(model, table, context, stream=stream, seed=model.settings.seed)
+    given = None
+    if context is not None and model.context_schema is not None:
+        given = model.context_schema.check(context)
+    return replace(
+        _bare(model),
+        held_out=Particles(rows.x, rows.context),
+        unsmoothed=None if rows.unsmoothed is None else Particles(rows.unsmoothed, rows.context),
+        repeated_rows=None if seen is None else int(np.isin(_hashes(table, given), seen).sum()),
+    )
+
+
+def evidence_without(model: Model, why: str) -> Evidence:
+    """Evidence of the model alone, with the reason why there are no rows."""
+    return replace(_bare(model), remarks=(f"no held-out rows: {why}",))
+
+
+def evidence_of_run(run: RunFolder, model: Model) -> Evidence:
+    """Evidence from the rows that the run's fit set aside, where its table is still what it was.
+
+    The table is split anew by the seed, and the rows get the noise of the fit, so that these are the very
+    numbers of the run's held-out NLL.
+    """
+    table, context, why = find_table(run)
+    if table is None:
+        return evidence_without(model, why)
+    split = split_rows(table, model.settings)
+    if not len(split.holdout):
+        return evidence_without(model, "the run set none aside (holdout_fraction)")
+    return evidence_from(
+        model,
+        table.take(split.holdout),
+        None if context is None else context.take(split.holdout),
+        stream="holdout",
+        seen=seen_hashes(table, context, split),
+    )
+
+
+def seen_in_run(run: RunFolder, model: Model) -> tuple[Hashes | None, str]:
+    """`seen_hashes` of the run's table, or None and one line that says why they cannot be had."""
+    table, context, why = find_table(run)
+    return (
+        (None, why)
+        if table is None
+        else (
+            seen_hashes(table, context, split_rows(table, model.settings)),
+            "",
+        )
+    )
+
+
+def seen_hashes(table: Table, context: Table | None, split: Split) -> Hashes:
+    """Sorted 64-bit hashes of the rows that a fit looked at: trained on, or used for its choices."""
+    return np.unique(_hashes(table, context)[np.concatenate([split.train, split.validation])])
+
+
+def model_remark(folder: Path) -> str:
+    """The line by which a stored certificate names its model: the SHA-256 of the tensors in `folder`.
+
+    Raises:
+        RunFolderError: `config.json` is missing or damaged.
+    """
+    digest = read_json(folder / "config.json").get("model_sha256")
+    return f"of the model whose model.safetensors has SHA-256 {digest}"
+
+
+def _bare(model: Model) -> Evidence:
+    return Evidence(
+        model.flow,
+        None,
+        model.settings.seed,
+        smoothing=resolve_smoothing(model.facts.get("smoothing")),
+        dequantised=model.schema.dequantised,
+    )
+
+
+def _hashes(table: Table, context: Table | None) -> Hashes:
+    """One number for each row, its context included, shape `(n,)`."""
+    values = table.values
+    if context is not None:
+        given = np.broadcast_to(context.values, (len(values), context.dim))
+        values = np.concatenate([given, values], axis=1)
+    values = values + 0.0  # -0 becomes 0, which it equals
+    return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(values), index=False), dtype=np.uint64)

@@ -1,0 +1,141 @@
+"""`jkoflow certify`: how far a model is from the data, and how one knows; it changes neither.
+
+    lower <= KL(data‖model) <= upper,    and claims that hold, fail, or are undecided
+
+Source: the certificate contract of the architecture.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jkoflow.certify import Certificates, Claim, Evidence, KLBracket, certify
+from jkoflow.certify.claim import is_finite
+from jkoflow.certify.rows import evidence_from, evidence_of_run, evidence_without, model_remark, seen_in_run
+from jkoflow.cli.models import Opened, open_run
+from jkoflow.cli.terminal import say, tell
+from jkoflow.data import Table, read_table
+from jkoflow.model import Model
+from jkoflow.storage import shown, validate_new_output, write_bytes_atomic
+
+__all__ = ["CLAIM_FAILS", "certificate_lines", "run"]
+
+CLAIM_FAILS = 1
+"""The exit status of --strict where a claim fails."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Certify, print, write; the exit status."""
+    with open_run(options.model) as opened:
+        output = _output(options.output, opened)
+        if output is not None:
+            validate_new_output(output, overwrite=options.overwrite)
+        evidence = _evidence(options.data, opened)
+        remarks = (*evidence.remarks, model_remark(opened.folder))
+        tell(_begin(evidence))
+        certificates = certify(replace(evidence, remarks=remarks))
+        if output is not None:
+            text = f"{certificates.to_json()}\n".encode()
+            write_bytes_atomic(output, text, overwrite=options.overwrite)
+    for line in certificate_lines(certificates):
+        say(line)
+    say(_line("certificates", "not written; -o FILE keeps them" if output is None else shown(output)))
+    failed = len(certificates.failed)
+    if options.strict and failed:
+        tell(f"jkoflow: {failed} of {len(certificates.claims)} claims fail")
+        return CLAIM_FAILS
+    return 0
+
+
+def _output(name: str | None, opened: Opened) -> Path | None:
+    if name is not None:
+        return Path(name)
+    return None if opened.run is None else opened.run.content / "certificates.json"
+
+
+def _evidence(data: str | None, opened: Opened) -> Evidence:
+    """The rows to judge by: those of --data, or those that the run's fit set aside."""
+    model, folder = opened.model, opened.run
+    if data is None:
+        if folder is None:
+            return evidence_without(model, "a model folder alone has none; give rows with --data")
+        return evidence_of_run(folder, model)
+    table, context = _split_columns(read_table(data), model)
+    seen, why = (None, "") if folder is None else seen_in_run(folder, model)
+    evidence = evidence_from(model, table, context, stream="certify", seen=seen)
+    return replace(evidence, remarks=(f"repeats were not looked for: {why}",) if why else ())
+
+
+def _begin(evidence: Evidence) -> str:
+    rows = (
+        f"{len(evidence.held_out):,} held-out rows" if evidence.held_out else "the model alone, without rows"
+    )
+    return f"certifying by {rows}, which takes from seconds to a few minutes"
+
+
+def _split_columns(full: Table, model: Model) -> tuple[Table, Table | None]:
+    """The columns that the model learned, in its order, and those that it is conditioned on."""
+    if model.context_schema is None:
+        return model.schema.check(full), None
+    given = model.context_schema.names
+    return model.schema.check(full.drop(given)), full.select(given)
+
+
+# ── what is printed ──
+
+
+def certificate_lines(certificates: Certificates) -> list[str]:
+    """The summary: the bracket, the verdicts by source, what fails, the notes."""
+    sources = certificates.by_source.items()
+    return [
+        *_bracket_lines(certificates.kl),
+        _line("claims", _counts(certificates.claims)),
+        *(_line("", f"{_counts(claims):<32}{source}") for source, claims in sources),
+        *(line for claim in certificates.failed for line in _failure_lines(claim)),
+        *(_line("note", note) for note in certificates.notes),
+    ]
+
+
+def _bracket_lines(kl: KLBracket) -> list[str]:
+    if kl.lower is None:
+        return [_line("KL(data‖model)", "not known, see the notes and the claims on it")]
+    level = f"at {100 * kl.level:.0f} %"
+    if is_finite(kl.upper):
+        told = f"between {kl.lower:.4f} and {kl.upper:.4f} nats {level}"
+    elif kl.lower > 0:
+        told = f"at least {kl.lower:.4f} nats {level}, no upper end"
+    else:
+        told = f"nothing above 0 nats could be proved {level}, no upper end"
+    if is_finite(kl.estimate):
+        told += f", estimate {kl.estimate:.4f}"
+    return [_line("KL(data‖model)", told), *([_line("", f"assuming: {kl.assumption}")] * bool(kl.assumption))]
+
+
+def _failure_lines(claim: Claim) -> list[str]:
+    block = "" if claim.block is None else f" (block {claim.block})"
+    numbers = [
+        f"{name} {value:.4g}"
+        for name, value in (("measured", claim.measured), ("bound", claim.bound))
+        if value is not None
+    ]
+    told = f"{', '.join(numbers)} {claim.unit}".strip()
+    return [_line("fails", f"{claim.claim}{block}: {told}"), _line("", f"remedy: {claim.remedy}")]
+
+
+def _counts(claims: Sequence[Claim]) -> str:
+    """Such as "3 hold, 1 undecided"."""
+    count = Counter[str](claim.verdict for claim in claims)
+    words = {
+        "holds": "holds" if count["holds"] == 1 else "hold",
+        "fails": "fails" if count["fails"] == 1 else "fail",
+        "undecided": "undecided",
+    }
+    return ", ".join(f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict])
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<16}{text}"
