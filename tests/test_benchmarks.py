@@ -1,4 +1,4 @@
-"""The speed benchmarks run and write what they print, at tiny sizes."""
+"""The benchmarks of speed run and write what they print, at tiny sizes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from types import ModuleType
 
 import pytest
 import torch
+
+from jkoflow.blocks import AffineBlock
+from jkoflow.config import Settings
+from jkoflow.data import Schema, read_table
+from jkoflow.flow import Flow
+from jkoflow.laws import StandardNormal
+from jkoflow.model import Model, save_model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -81,3 +88,28 @@ def test_published_recipe_is_what_it_is_compared_as(monkeypatch: pytest.MonkeyPa
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
     estimates = [velocity.with_divergence(x, 0.5, [sign.expand(4, 3)])[1] for sign in signs]
     torch.testing.assert_close(torch.stack(estimates).mean(dim=0), exact, atol=1e-5, rtol=0)
+
+
+def test_certify_speed_tells_every_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that is there already, certified in a process of its own."""
+    certify_speed = load(FOLDER / "certify_speed.py", monkeypatch)
+    x = certify_speed.draw(40, 2, part=0)
+    assert torch.equal(certify_speed.draw(40, 2, part=0), x)
+    assert not torch.equal(certify_speed.draw(40, 2, part=1), x)
+    table = read_table(x.numpy())
+    flow = Flow(StandardNormal(2)).then(AffineBlock(dim=2))
+    save_model(Model(Schema.fit(table), flow, Settings()), tmp_path / "model")
+    results = tmp_path / "certify_speed.jsonl"
+    options = ["--rows", "60", "--columns", "2", "--model", str(tmp_path / "model")]
+    certify_speed.main([*options, "--results", str(results)])
+    (row,) = (json.loads(line) for line in results.read_text().splitlines())
+    assert row["rows"] == 60
+    seconds = row["cpu_seconds_by_reader"]
+    assert set(seconds) == {"KL bracket", *certify_speed.readers._READERS}
+    assert 0.5 * row["cpu_seconds"] <= sum(seconds.values()) <= row["cpu_seconds"] + 0.01
+    assert (
+        0 < row["before_mb"] <= row["peak_mb"] == max(row["peak_mb"], *row["peak_mb_after_reader"].values())
+    )
+    assert "| KL bracket, CPU s |" in capsys.readouterr().out

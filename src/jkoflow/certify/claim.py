@@ -10,7 +10,8 @@ Source: the certificate contract of the architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeGuard, get_args
 
@@ -26,6 +27,7 @@ __all__ = [
     "is_finite",
     "undecided",
     "verdict_below",
+    "verdict_counts",
 ]
 
 Kind = Literal["theorem", "plug-in", "lower", "upper-under-assumption"]
@@ -158,6 +160,17 @@ class Certificates:
 def is_finite(end: float | None) -> TypeGuard[float]:
     """Whether an end of the bracket says something."""
     return end is not None and math.isfinite(end)
+
+
+def verdict_counts(claims: Sequence[Claim]) -> str:
+    """Such as "3 hold, 1 undecided"."""
+    count = Counter[str](claim.verdict for claim in claims)
+    words = {
+        "holds": "holds" if count["holds"] == 1 else "hold",
+        "fails": "fails" if count["fails"] == 1 else "fail",
+        "undecided": "undecided",
+    }
+    return ", ".join(f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict])
 
 
 def verdict_below(interval: Interval, bound: float) -> Verdict:

@@ -8,13 +8,11 @@ Source: the certificate contract of the architecture.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from jkoflow.certify import Certificates, Claim, Evidence, KLBracket, certify
-from jkoflow.certify.claim import is_finite
+from jkoflow.certify.claim import is_finite, verdict_counts
 from jkoflow.certify.rows import evidence_from, evidence_of_run, evidence_without, model_remark, seen_in_run
 from jkoflow.cli.models import Opened, open_run
 from jkoflow.cli.terminal import say, tell
@@ -93,8 +91,8 @@ def certificate_lines(certificates: Certificates) -> list[str]:
     sources = certificates.by_source.items()
     return [
         *_bracket_lines(certificates.kl),
-        _line("claims", _counts(certificates.claims)),
-        *(_line("", f"{_counts(claims):<32}{source}") for source, claims in sources),
+        _line("claims", verdict_counts(certificates.claims)),
+        *(_line("", f"{verdict_counts(claims):<32}{source}") for source, claims in sources),
         *(line for claim in certificates.failed for line in _failure_lines(claim)),
         *(_line("note", note) for note in certificates.notes),
     ]
@@ -124,17 +122,6 @@ def _failure_lines(claim: Claim) -> list[str]:
     ]
     told = f"{', '.join(numbers)} {claim.unit}".strip()
     return [_line("fails", f"{claim.claim}{block}: {told}"), _line("", f"remedy: {claim.remedy}")]
-
-
-def _counts(claims: Sequence[Claim]) -> str:
-    """Such as "3 hold, 1 undecided"."""
-    count = Counter[str](claim.verdict for claim in claims)
-    words = {
-        "holds": "holds" if count["holds"] == 1 else "hold",
-        "fails": "fails" if count["fails"] == 1 else "fail",
-        "undecided": "undecided",
-    }
-    return ", ".join(f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict])
 
 
 def _line(name: str, text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jkoflow.certify.claim import Certificates
 from jkoflow.errors import InputError
 
 __all__ = ["HeldOut", "ReportData"]
@@ -69,6 +70,8 @@ class ReportData:
         settings: What the fit was asked for, in the order to show.
         notes: What a reader should know about the data, one line each.
         environment: Versions and platform.
+        certificates: What is known of the model; None where it was not certified.
+        uncertified: Then, in a line, why, and how to get it; "" leaves the section out.
 
     Raises:
         InputError: Shapes that do not fit together.
@@ -86,6 +89,8 @@ class ReportData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
+    certificates: Certificates | None = None
+    uncertified: str = ""
 
     def __post_init__(self) -> None:
         dim = len(self.columns)

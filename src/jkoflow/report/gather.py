@@ -10,12 +10,15 @@ A reader: the run and the table stay as they are.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from jkoflow.certify import Certificates
+from jkoflow.certify.rows import model_remark
 from jkoflow.data import Table
 from jkoflow.model import Model, load_model
 from jkoflow.pipeline import encode_rows, split_rows
@@ -26,7 +29,7 @@ from jkoflow.runs import RunFolder
 from jkoflow.runtime import seed_stream
 from jkoflow.storage import read_json
 
-__all__ = ["gather_report", "image_shape_of"]
+__all__ = ["gather_report", "image_shape_of", "read_certificates"]
 
 Reals = npt.NDArray[np.float64]
 
@@ -49,6 +52,7 @@ def gather_report(run: RunFolder) -> tuple[ReportData, str]:
         real = _dequantised(model, table.take(picked), model.settings.seed)
         latent = _latent(model, table, context, results["held_out_on"])
         context = None if context is None else context.take(picked)
+    certificates, uncertified = read_certificates(run)
     empty = np.empty((0, model.schema.dim))
     data = ReportData(
         title=Path(description["table"]["path"] or "a table").name,
@@ -63,6 +67,8 @@ def gather_report(run: RunFolder) -> tuple[ReportData, str]:
         settings=description["settings"],
         notes=(*results["notes"], *([missing] if missing else [])),
         environment=_environment(run),
+        certificates=certificates,
+        uncertified=uncertified,
     )
     return data, missing
 
@@ -107,6 +113,22 @@ def _held_out(results: dict[str, Any]) -> HeldOut:
         rows=results["held_out_rows"],
         steered=results["held_out_on"] == "validation",
     )
+
+
+def read_certificates(run: RunFolder) -> tuple[Certificates | None, str]:
+    """What `jkoflow certify` wrote of the run's model, or one line on why there is nothing to show.
+
+    Raises:
+        RunFolderError: The file is there and damaged.
+    """
+    file, command = run.content / "certificates.json", f"jkoflow certify {shlex.quote(str(run.path))}"
+    if not file.exists():
+        return None, f"the model was not certified; {command} tells, then make this page again"
+    remedy = f"make it again with {command} --overwrite"
+    certificates = Certificates.from_dict(read_json(file, remedy=remedy), path=str(file), remedy=remedy)
+    if model_remark(run.model) not in certificates.notes:
+        return None, f"certificates.json is not of this model; {remedy}"
+    return certificates, ""
 
 
 def _number(value: float | None) -> float:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from jkoflow.certify.claim import verdict_counts
+from jkoflow.report.certificates import bracket_ends, claim_groups
 from jkoflow.report.contents import HeldOut, ReportData
 from jkoflow.report.drawing import GENERATED, REAL
 from jkoflow.report.normality import Normality, measure_normality
@@ -205,6 +207,17 @@ def _normality(data: ReportData) -> Normality | None:
     return None if data.latent is None or len(data.latent) < 2 else measure_normality(data.latent)
 
 
+def _certificates(data: ReportData) -> dict[str, Any]:
+    """What the section on certificates shows."""
+    if data.certificates is None:
+        return {}
+    return {
+        "ends": bracket_ends(data.certificates.kl),
+        "counts": verdict_counts(data.certificates.claims),
+        "groups": claim_groups(data.certificates),
+    }
+
+
 def render_report(data: ReportData) -> str:
     """Return the whole page as one HTML text that refers to nothing outside itself.
 
@@ -227,6 +240,7 @@ def render_report(data: ReportData) -> str:
         decisions=[format_decision(record) for record in data.decisions],
         marginals=marginal_rows(data) if len(data.real) and len(data.generated) else [],
         normality=_normality(data),
+        **_certificates(data),
         real_color=REAL,
         generated_color=GENERATED,
     )
