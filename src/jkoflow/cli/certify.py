@@ -15,7 +15,7 @@ from jkoflow.certify import Certificates, Claim, Evidence, KLBracket, certify
 from jkoflow.certify.claim import is_finite, verdict_counts
 from jkoflow.certify.rows import evidence_from, evidence_of_run, evidence_without, model_remark, seen_in_run
 from jkoflow.cli.models import Opened, open_run
-from jkoflow.cli.terminal import say, tell
+from jkoflow.cli.terminal import hint, say, tell
 from jkoflow.data import Table, read_table
 from jkoflow.model import Model
 from jkoflow.storage import shown, validate_new_output, write_bytes_atomic
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
             validate_new_output(output, overwrite=options.overwrite)
         evidence = _evidence(options.data, opened)
         remarks = (*evidence.remarks, model_remark(opened.folder))
-        tell(_begin(evidence))
+        hint(_begin(evidence))
         certificates = certify(replace(evidence, remarks=remarks))
         if output is not None:
             text = f"{certificates.to_json()}\n".encode()

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from jkoflow.storage.files import write_error
 
-__all__ = ["flush", "say", "tell"]
+__all__ = ["flush", "hint", "say", "tell"]
 
 
 def say(line: str) -> None:
@@ -38,6 +38,12 @@ def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr)
+
+
+def hint(line: str) -> None:
+    """Print a line on stderr for a person who waits; a log has no use for it."""
+    if sys.stderr.isatty():
+        tell(line)
 
 
 def flush() -> None:
