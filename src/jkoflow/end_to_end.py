@@ -14,17 +14,18 @@ Tan & Xie (2024), arXiv 2310.17582, eq. (38).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from jkoflow.blocks import Block, NeuralODEBlock
 from jkoflow.descent import Descent, DescentSettings, descend
 from jkoflow.flow import Flow
 from jkoflow.likelihood import log_prob
 from jkoflow.objective import push_with_log_det_by
 from jkoflow.particles import Particles
-from jkoflow.proximal import judged_rows
+from jkoflow.proximal import judged_rows, unfolded
 
 __all__ = ["train_end_to_end"]
 
@@ -69,4 +70,14 @@ def train_end_to_end(
         return -float(log_prob(refined, judged.x, judged.context).mean())
 
     done = descend(refined, loss=loss, evaluate=evaluate, settings=settings, block=1, stop=stop)
-    return Flow(flow.base, refined), done
+    return Flow(flow.base, _unfolded(refined, judged)), done
+
+
+def _unfolded(blocks: Iterable[Block], rows: Particles) -> list[Block]:
+    """The blocks, with more solver steps where one folds among the rows that reach it."""
+    found = list[Block]()
+    for block in blocks:
+        finer = unfolded(block, rows) if isinstance(block, NeuralODEBlock) else block
+        rows = rows.map(finer.push)
+        found.append(finer)
+    return found

@@ -13,6 +13,7 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (25).
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,11 +38,14 @@ Stop = Callable[[str, int], bool]
 
 _JUDGE_ENTRIES, _JUDGE_ROWS = 2**18, 64
 _SOLVER_STEPS = (1, 2, 4)
+_MOST_SOLVER_STEPS = 32
 _SOLVER_TOLERANCE_NATS = 2e-3
 _SOLVER_TOLERANCE_SHARE = 0.02
 _TRACE_ROWS, _TRACE_CHUNK, _TRACE_DOUBLINGS = 256, 16, 6
 _TRACE_TOLERANCE_NATS = 1e-3
 _INVERTED_ROWS = 1024
+_FOLD_TANGENTS = 2**15
+"""Rows times columns that a determinant's sign is looked at for."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class ProximalTrainer:
         """Train the block of `step` on the proximal objective alone."""
         block = new_block(step, self.network, steps=self.steps)
         done = finish_on_objective(block, step, self.descent, self.divergence)
+        block = _invertible(block, step)
         return with_checked_trace(block, step.validation), {
             "updates": {"warm_start": 0, "proximal": done["updates"]},
             "finished_on": "proximal",
@@ -230,6 +235,13 @@ def finish_on_objective(
     return {"updates": done.updates, "retries": done.retries}
 
 
+def _invertible(block: NeuralODEBlock, step: Step) -> NeuralODEBlock:
+    """The block, at more solver steps where its map cannot be inverted."""
+    judged = judged_rows(step.validation)
+    missed, nll = rows_not_inverted(block, step, judged), nll_after(block, step.base, judged)
+    return with_steps_doubled(_Chosen(block, nll, missed), step, judged).block
+
+
 def judged_rows(validation: Particles) -> Particles:
     """The held-out rows that decisions inside a step look at: as many as d tangents each leave affordable."""
     return validation.rows(slice(0, max(_JUDGE_ROWS, _JUDGE_ENTRIES // validation.dim**2)))
@@ -254,7 +266,8 @@ def with_chosen_steps(block: NeuralODEBlock, step: Step, judged: Particles) -> _
     """The same field at the fewest solver steps that cost little and that every row can be inverted at.
 
     Little is 2 % of what the block gains, and never less than 0.002 nats: what a coarse map loses the next
-    block sees and mends. Where no number of steps inverts every row, the one that misses fewest.
+    block sees and mends. Where none of the usual numbers of steps inverts every row, they are doubled: the
+    field's own flow is invertible, and a map that folds has a smaller NLL than any density.
     """
     identity_nll = float(step.base.potential(judged.x).mean())
     candidates = [replace_steps(block, steps) for steps in _SOLVER_STEPS]
@@ -265,17 +278,30 @@ def with_chosen_steps(block: NeuralODEBlock, step: Step, judged: Particles) -> _
         if nll - finer_nll <= little:
             affordable.append(_Chosen(candidate, nll, rows_not_inverted(candidate, step, judged)))
             if affordable[-1].missed == 0:
-                break
+                return affordable[-1]
         nll = finer_nll
     # the finest costs nothing against itself; one whose NLL is no number is left to the keep rule
-    return min(affordable, key=lambda choice: choice.missed, default=_Chosen(candidates[0], nll, len(judged)))
+    best = min(affordable, key=lambda choice: choice.missed, default=_Chosen(candidates[0], nll, len(judged)))
+    return with_steps_doubled(best, step, judged) if math.isfinite(best.nll) else best
+
+
+def with_steps_doubled(chosen: _Chosen, step: Step, judged: Particles) -> _Chosen:
+    """The block at twice the steps, and so on, until no row is missed; the one that misses fewest."""
+    best = chosen
+    while chosen.missed and chosen.block.steps < _MOST_SOLVER_STEPS:
+        finer = replace_steps(chosen.block, 2 * chosen.block.steps)
+        missed = rows_not_inverted(finer, step, judged)
+        chosen = _Chosen(finer, nll_after(finer, step.base, judged), missed)
+        best = min(best, chosen, key=lambda choice: choice.missed)
+    return best
 
 
 def rows_not_inverted(block: NeuralODEBlock, step: Step, judged: Particles) -> int:
-    """How many rows the discrete map's inverse misses, where latent noise may reach the block.
+    """How many rows the discrete map's inverse misses, or at how many the map is folded: det dT < 0.
 
-    Those are held-out images, the same a quarter further out, and for a free step, which should end at q,
-    draws of q itself and further out: a coarse map can fold where no particle ever was.
+    Inverted are held-out images, the same a quarter further out, and for a free step, which should end at q,
+    draws of q itself and further out: a coarse map can fold where no particle ever was. The sign of the
+    determinant is looked at in the held-out rows and in these inverse images.
     """
     with torch.no_grad():
         part = judged.rows(slice(0, _INVERTED_ROWS))
@@ -287,8 +313,29 @@ def rows_not_inverted(block: NeuralODEBlock, step: Step, judged: Particles) -> i
             noise = step.base.sample(times * len(part), step.stream("inverted rows")).to(image)
             reach = torch.linspace(1, 1.4, times).to(image).repeat_interleave(len(part))[:, None]
             ends = Particles(reach * noise, context)
-        errors = [block.invert(part.x, part.context).error for part in ends.chunks()]
-        return int((torch.cat(errors) > 10 * default_tolerance(image.dtype)).sum())
+        inverse = [block.invert(part.x, part.context) for part in ends.chunks()]
+        errors = torch.cat([part.error for part in inverse])
+        missed = int((errors > 10 * default_tolerance(image.dtype)).sum())
+        starts = Particles(torch.cat([part.x for part in inverse]), ends.context)
+        return missed + rows_folded(block, part) + rows_folded(block, starts)
+
+
+def unfolded(block: NeuralODEBlock, rows: Particles) -> NeuralODEBlock:
+    """The block at the fewest doublings of its solver steps at which it folds at none of the rows."""
+    with torch.no_grad():
+        while rows_folded(block, rows) and block.steps < _MOST_SOLVER_STEPS:
+            block = replace_steps(block, 2 * block.steps)
+    return block
+
+
+def rows_folded(block: NeuralODEBlock, rows: Particles) -> int:
+    """At how many rows det dT < 0; of very many, some are looked at, beyond `DETERMINANT_DIM` none."""
+    if block.dim > DETERMINANT_DIM:
+        return 0
+    every = max(1, len(rows) * block.dim // _FOLD_TANGENTS)
+    looked_at = rows.rows(slice(None, None, every))
+    jacobian = block.push_with_jacobian(looked_at.x, looked_at.context)[1]
+    return int((torch.linalg.slogdet(jacobian)[0] < 0).sum())
 
 
 def _repeated(context: Tensor | None, times: int) -> Tensor | None:

@@ -27,6 +27,8 @@ DETERMINANT_DIM = 128
 _REFINEMENTS = 60
 """Most corrections of an inverse before Newton's method takes over."""
 _NEWTON_STEPS = 30
+_SLOWEST_CONTRACTION, _CHEAP_NEWTON_DIM = 0.5, 16
+"""A row whose error does not fall by this factor is left to Newton's method where its Jacobian is cheap."""
 
 
 class NeuralODEBlock(Block):
@@ -98,15 +100,16 @@ class NeuralODEBlock(Block):
         z, x = y, self._flow(y, context, steps=self.steps, reverse=True)
         residual = y - self.push(x, context)
         best = Inverse(x, _length(residual))
-        active = best.error > goal
+        active, least = best.error > goal, _SLOWEST_CONTRACTION if self.dim <= _CHEAP_NEWTON_DIM else 1.0
         for _ in range(_REFINEMENTS):
             if not active.any():
                 break
             z = torch.where(active[:, None], z + residual, z)
             candidate = self._flow(z, context, steps=self.steps, reverse=True)
             residual = y - self.push(candidate, context)
+            before = best.error
             best, improved = _better(best, candidate, _length(residual), active)
-            active = improved & (best.error > goal)
+            active = improved & (best.error > goal) & (best.error <= least * before)
         return self._newton(best, y, context, goal)
 
     @torch.no_grad()

@@ -32,8 +32,8 @@ def certify(evidence: Evidence) -> Certificates:
 
     def kl_claims(evidence: Evidence) -> list[Claim]:
         nonlocal bracket
-        bracket, claim = kl.bracket(evidence)
-        return [claim]
+        bracket, found = kl.bracket(evidence)
+        return found
 
     for name, reader in {"KL(p_0‖q_0)": kl_claims, **_READERS}.items():
         try:

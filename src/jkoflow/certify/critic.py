@@ -2,60 +2,61 @@ r"""Critics: functions that tell samples of two laws apart, fitted on some rows 
 
     h = argmin E_p[softplus(-h)] + E_q[softplus(h)],    whose minimiser over all functions is log p/q
 
-h is a small network on x, |x|² and random Fourier features at several scales, since fine structure is
-invisible to a smooth critic. Source: density ratios by the logistic loss, Sugiyama, Suzuki & Kanamori (2012),
-Density Ratio Estimation in Machine Learning; Fourier features, Tancik et al. (2020), arXiv 2006.10739.
+Two kinds: a small network on the rows' columns, their squares and, in few dimensions, random Fourier
+features, which see fine structure; and boosted trees, which look at each column at the scale that it needs.
+Source: density ratios by the logistic loss, Sugiyama, Suzuki & Kanamori (2012), Density Ratio Estimation in
+Machine Learning; Fourier features, Tancik et al. (2020), arXiv 2006.10739; boosted trees, Friedman (2001),
+Ann. Statist. 29, 1189, as scikit-learn has them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from jkoflow.descent import DescentSettings, descend
 
-__all__ = ["Critic", "Witness", "fit_critic"]
+__all__ = ["Critic", "NetworkCritic", "fit_network", "fit_trees"]
 
-Witness = Callable[[Tensor], Tensor]
-"""h: rows `(n, k)` to numbers `(n,)`, nats; it has seen none of the rows that it is evaluated on."""
+Critic = Callable[[Tensor], Tensor]
+"""h: columns `(n, k)` to numbers `(n,)`, nats; it has seen none of the rows that it is evaluated on."""
 
 _WIDTH, _FREQUENCIES = 128, 48
-_DESCENT = DescentSettings(updates=600, batch=512, learning_rate=3e-3, checkpoints=15, patience=5)
+_FARTHEST = 20.0
+_DESCENT = DescentSettings(updates=1000, batch=512, learning_rate=3e-3, checkpoints=20, patience=5)
 _FIT_SHARE = 0.8
+_TREES, _LEAVES, _RATE, _LEAST_ROWS_OF_A_LEAF = 300, 31, 0.06, 20
+_COLUMNS_AT_A_SPLIT = 64
 
 
-class Critic(nn.Module):
-    """h(x), zero until it is trained.
+class NetworkCritic(nn.Module):
+    """h of a network, zero until it is trained.
 
     Arguments:
-        dim: Columns of x.
-        scales: Standard deviations of the features' phase w.x, one set of frequencies each.
+        location: Subtracted from the columns first, shape `(k,)`.
+        spread: By which they are then divided, shape `(k,)`.
+        waves: Columns that get Fourier features: the first `waves`.
+        scale: Standard deviation of the features' phase; 0 for none.
         generator: Source of frequencies and weights.
-        location: Subtracted from x first, shape `(dim,)`.
-        spread: By which x is then divided, shape `(dim,)`.
     """
 
     def __init__(
-        self,
-        dim: int,
-        scales: tuple[float, ...],
-        generator: torch.Generator,
-        location: Tensor,
-        spread: Tensor,
+        self, location: Tensor, spread: Tensor, *, waves: int, scale: float, generator: torch.Generator
     ) -> None:
         super().__init__()
-        sets = [
-            scale / math.sqrt(dim) * torch.randn(_FREQUENCIES, dim, generator=generator) for scale in scales
-        ]
-        self.register_buffer("frequencies", torch.cat([*sets, torch.empty(0, dim)]).to(location))
+        count = _FREQUENCIES if scale > 0 and waves else 0
+        frequencies = scale / math.sqrt(max(1, waves)) * torch.randn(count, waves, generator=generator)
+        self.register_buffer("frequencies", frequencies.to(location))
         self.register_buffer("location", location)
         self.register_buffer("spread", spread)
-        sizes = (dim + 1 + 2 * len(self.frequencies), _WIDTH, _WIDTH)
+        self.waves = waves
+        sizes = (2 * len(location) + 2 * count, _WIDTH, _WIDTH)
         self.first, self.second = nn.Linear(sizes[0], sizes[1]), nn.Linear(sizes[1], sizes[2])
         self.out = nn.Linear(sizes[2], 1)
         for layer in (self.first, self.second):
@@ -70,57 +71,83 @@ class Critic(nn.Module):
     location: Tensor
     spread: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, columns: Tensor) -> Tensor:
         """h of each row, shape `(n,)`."""
-        z = (x - self.location) / self.spread
-        phase = z @ self.frequencies.T
-        columns = [z, z.square().mean(dim=1, keepdim=True), phase.sin(), phase.cos()]
-        h: Tensor = self.out(silu(self.second(silu(self.first(torch.cat(columns, dim=1))))))
+        u = ((columns - self.location) / self.spread).clamp(-_FARTHEST, _FARTHEST)
+        phase = u[:, : self.waves] @ self.frequencies.T
+        features = torch.cat([u, u.square() / 2, phase.sin(), phase.cos()], dim=1)
+        h: Tensor = self.out(silu(self.second(silu(self.first(features)))))
         return h[:, 0]
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Rows that a critic descends on, and rows that stop it."""
-
-    descended: Tensor
-    stopping: Tensor
-
-
-def _split(rows: Tensor, generator: torch.Generator) -> _Split:
-    order = torch.randperm(len(rows), generator=generator).to(rows.device)
-    count = int(_FIT_SHARE * len(rows))
-    return _Split(rows[order[:count]], rows[order[count:]])
-
-
-def fit_critic(p: Tensor, q: Tensor, *, scales: tuple[float, ...], generator: torch.Generator) -> Critic:
-    """The critic that tells rows of p from rows of q best on a fifth of them that it does not descend on.
+def fit_network(p: Tensor, q: Tensor, *, waves: int, scale: float, generator: torch.Generator) -> Critic:
+    """The network that tells rows of p from rows of q best on a fifth of them that it does not descend on.
 
     Arguments:
-        p: Rows of the one law, shape `(n, k)`.
-        q: Rows of the other, shape `(m, k)`.
-        scales: See `Critic`.
+        p: Columns of rows of the one law, shape `(n, k)`.
+        q: Of the other, shape `(m, k)`.
+        waves: See `NetworkCritic`.
+        scale: See `NetworkCritic`.
         generator: Source of weights, splits and batches.
 
     Raises:
         NumericalError: The numbers left R at every rate that was tried.
     """
     both = torch.cat([p, q])
-    spread = both.std(dim=0).clamp_min(torch.finfo(both.dtype).eps)
-    critic = Critic(p.shape[1], scales, generator, both.mean(dim=0), spread)
-    of_p, of_q = _split(p, generator), _split(q, generator)
+    spread = both.std(dim=0)
+    spread = torch.where(spread > 0, spread, 1.0)
+    network = NetworkCritic(both.mean(dim=0), spread, waves=waves, scale=scale, generator=generator)
+    (p_fit, p_stop), (q_fit, q_stop) = _split(p, generator), _split(q, generator)
 
     def batch(rows: Tensor) -> Tensor:
         return rows[torch.randint(len(rows), (_DESCENT.batch,), generator=generator).to(rows.device)]
 
     def mismatch(from_p: Tensor, from_q: Tensor) -> Tensor:
-        return softplus(-critic(from_p)).mean() + softplus(critic(from_q)).mean()
+        return softplus(-network(from_p)).mean() + softplus(network(from_q)).mean()
 
     descend(
-        critic,
-        loss=lambda: mismatch(batch(of_p.descended), batch(of_q.descended)),
-        evaluate=lambda: float(mismatch(of_p.stopping, of_q.stopping).detach()),
+        network,
+        loss=lambda: mismatch(batch(p_fit), batch(q_fit)),
+        evaluate=lambda: float(mismatch(p_stop, q_stop).detach()),
         settings=_DESCENT,
         block=0,
     )
-    return critic.requires_grad_(False)
+    return network.requires_grad_(False)
+
+
+def _split(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows to descend on, and rows that stop the descent."""
+    order = torch.randperm(len(rows), generator=generator).to(rows.device)
+    count = int(_FIT_SHARE * len(rows))
+    return rows[order[:count]], rows[order[count:]]
+
+
+def fit_trees(p: Tensor, q: Tensor, *, seed: int) -> Critic:
+    """Boosted trees that tell rows of p from rows of q; both laws count the same, whatever their rows.
+
+    Arguments:
+        p: Columns of rows of the one law, shape `(n, k)`.
+        q: Of the other, shape `(m, k)`.
+        seed: Of the fifth of the rows that stops them, and of the columns that a split looks at.
+    """
+    columns = torch.cat([p, q]).double().cpu().numpy()
+    label = torch.cat([torch.ones(len(p)), torch.zeros(len(q))]).numpy()
+    weight = torch.cat([torch.full((len(p),), 1 / len(p)), torch.full((len(q),), 1 / len(q))])
+    classifier = HistGradientBoostingClassifier(
+        learning_rate=_RATE,
+        max_iter=_TREES,
+        max_leaf_nodes=_LEAVES,
+        min_samples_leaf=_LEAST_ROWS_OF_A_LEAF,
+        max_features=min(1.0, _COLUMNS_AT_A_SPLIT / columns.shape[1]),
+        early_stopping=True,
+        validation_fraction=1 - _FIT_SHARE,
+        random_state=seed,
+    )
+    with threadpool_limits(1):
+        classifier.fit(columns, label, sample_weight=(weight * len(columns) / 2).numpy())
+
+    def h(rows: Tensor) -> Tensor:
+        with threadpool_limits(1):
+            return torch.as_tensor(classifier.decision_function(rows.double().cpu().numpy())).to(rows.device)
+
+    return h
