@@ -1,7 +1,7 @@
-"""What errors of computed inverses do to the samples: W2(q_0, q~_0) against Proposition 5.4, Corollary 5.5.
+"""What errors of computed inverses do to samples: W2(q_0, q~_0) against Proposition 5.4.
 
-    dilations    T_n = e^{-gamma K} id: every error is stretched by all blocks before it, and the bound is attained
-    exact flow   JKO steps of a Gaussian to N(0, I): the blocks stretch less and less, and e^{gamma K N} never comes
+    dilations    T_n = e^{-gamma K} id: each error is stretched by all blocks before it; the bound is attained
+    exact flow   JKO steps of a Gaussian to N(0, I): the blocks stretch less and less
     alpha        eps_inv = eps^alpha with the N blocks of Corollary 5.2: the exponent of W2 in eps
 
 Inverses are S_n(y) = T_n^{-1}(y + e_n), ‖T_n∘S_n - id‖ = ‖e_n‖ = eps_inv; e_n is one vector, always the same
@@ -146,7 +146,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
         axes[0].set(title="dilations, γ = 0.5")
         chosen = [r for r in rows if r["part"] == "jko" and r["gamma"] == 0.5 and r["spread"] == 2.0]
         lines(axes[1], chosen, COLOURS[0], "", closed=True)
-        axes[1].set(title="exact JKO flow from N((2, 0), 4 I), γ = 0.5", ylim=(1e-7, 10))
+        axes[1].set(title="exact JKO flow from N((2, 0), 4 I), γ = 0.5", ylim=(1e-7, 1e5))
         for row, colour in zip([r for r in rows if r["part"] == "alpha"], COLOURS, strict=False):
             axes[2].loglog(row["eps"], row["w2_dilations"], "o-", color=colour, label=f"α = {row['alpha']:g}")
             axes[2].loglog(row["eps"], row["w2_jko"], "s:", color=colour)
