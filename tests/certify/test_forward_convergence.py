@@ -112,7 +112,7 @@ def test_a_block_that_goes_away_raises_the_divergence():
 
 def gaussian_away():
     """A shift by (3, 0)."""
-    block = gaussian_flow(2, (0.5,)).flow.blocks[0]
+    block = gaussian_flow(2, (math.inf,)).flow.blocks[0]
     block.matrix, block.offset = torch.eye(2).double(), torch.tensor([3.0, 0.0]).double()
     return block
 
@@ -173,7 +173,21 @@ def test_the_plug_in_is_the_true_residual_where_the_model_is_exact():
     made = gaussian_flow(3, (0.4, 1.2, math.inf), eps=0.3)
     found = model_residuals(made.evidence())
     assert [step.gamma for step in found] == [0.4, 1.2, math.inf]
-    assert [step.eps for step in found] == pytest.approx([0.3, 0.3, 0.0], abs=1e-9)
+    assert [step.eps for step in found[:2]] == pytest.approx([0.3, 0.3], abs=1e-9)
+
+
+def test_the_plug_in_sees_nothing_of_a_free_last_block_and_says_so():
+    """q_N = q whatever the block does: a residual of 0 would prove a bound of 0."""
+    made = gaussian_flow(2, (0.5, math.inf))
+    far = Flow(StandardNormal(2), [made.flow.blocks[0], gaussian_away()])
+    evidence = Evidence(far, made.evidence().held_out)
+    assert math.isnan(model_residuals(evidence)[-1].eps)
+    found = named(forward_convergence.claims(evidence))
+    for name in (PAPER, SHARPER):
+        claim = w2_of(found, name, 2)
+        assert (claim.verdict, claim.bound) == ("undecided", None)
+        assert "free last block" in claim.remedy
+        assert w2_of(found, name, 1).bound is not None
 
 
 def test_the_plug_in_without_a_free_step_is_off_by_the_score_of_the_end():

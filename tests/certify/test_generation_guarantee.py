@@ -103,6 +103,17 @@ def test_a_bound_that_says_nothing_of_the_total_variation_is_undecided():
     assert (by_kl.verdict, by_tv.verdict, by_tv.bound) == ("holds", "undecided", 1.0)
 
 
+def test_a_residual_that_is_not_known_decides_nothing():
+    for gammas, number in (((0.5, math.inf), 1), ((0.5, 0.5), 0)):
+        made = gaussian_flow(2, gammas)
+        steps = [StepError(gamma, 0.1) for gamma in gammas]
+        steps[number] = StepError(gammas[number], math.nan)
+        found = guarantee.claims(made.evidence(300), residuals=lambda _, told=tuple(steps): told)
+        assert {claim.verdict for claim in found} == {"undecided"}
+        assert "not known" in found[-1].assumption
+        assert all(claim.bound is None and claim.remedy for claim in found)
+
+
 class Flat(Law):
     """A base law of which no lambda is known."""
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from jkoflow import bounds
 from jkoflow.certify.claim import Claim, Interval, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.certify.step_errors import PLUG_IN, Residuals, StepError, model_residuals
+from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, Residuals, StepError, model_residuals
 from jkoflow.certify.trajectory import Missing, Trajectory, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
 from jkoflow.likelihood import standard_error
@@ -49,12 +49,15 @@ W2Bound = Callable[[float, Steps, float], float]
 """Bound on W2(p_n, q) from W2(p_0, q), the steps 1, …, n and lambda."""
 
 
-def claims(evidence: Evidence, *, residuals: Residuals = model_residuals) -> list[Claim]:
+def claims(
+    evidence: Evidence, *, residuals: Residuals = model_residuals, assumption: str = PLUG_IN
+) -> list[Claim]:
     """The decrease of KL(.‖q) by each block, and W2(p_n, q) and KL(p_n‖q) against the bounds, two each.
 
     Arguments:
         evidence: The flow with held-out rows.
         residuals: Gives eps_n of every block.
+        assumption: What these eps_n rest on.
     """
     path, lam = follow(evidence), convexity(evidence)
     if isinstance(path, Missing):
@@ -63,7 +66,15 @@ def claims(evidence: Evidence, *, residuals: Residuals = model_residuals) -> lis
     if isinstance(lam, Missing):
         return [*decreases, _undecided(lam)]
     steps, measured = residuals(evidence), brackets(evidence, path.positions)
-    return [*decreases, *_w2_claims(path, steps, measured, lam), *_kl_claims(path, steps, measured, lam)]
+    start = measured[0]
+    given = (
+        f"{assumption}; W2(p_0, q) between {start.lower:.4g} and {start.upper:.4g}, the bound at the former"
+    )
+    return [
+        *decreases,
+        *_w2_claims(path, steps, measured, lam, given),
+        *_kl_claims(path, steps, start, lam, given),
+    ]
 
 
 def _undecided(missing: Missing) -> Claim:
@@ -129,7 +140,10 @@ def _columns(steps: Steps) -> tuple[list[float], list[float]]:
     return [step.gamma for step in steps], [step.eps for step in steps]
 
 
-def _w2_claims(path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], lam: float) -> list[Claim]:
+def _w2_claims(
+    path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], lam: float, given: str
+) -> list[Claim]:
+    given = f"{given}; two samples of q are {measured[0].chance:.3g} apart by chance"
     return [
         _against(
             _W2.format(name),
@@ -139,20 +153,20 @@ def _w2_claims(path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], la
             unit="standardised units",
             rows=path.positions.shape[1],
             block=n,
-            given=measured[0],
+            given=given,
         )
         for n, after in enumerate(measured[1:], start=1)
         for name, bound in ((_PAPER, _paper_w2), (_SHARPER, _sharp_w2))
     ]
 
 
-def _kl_claims(path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], lam: float) -> list[Claim]:
+def _kl_claims(path: Trajectory, steps: Steps, start: W2Bracket, lam: float, given: str) -> list[Claim]:
     """Of every block but the last, whose KL is that of the model (Lemma 5.1) and has claims of its own."""
     found = []
     for n in range(1, len(steps)):
         mean, (low, high) = _mean(path.objective[n] - path.objective[-1], LEVEL)
         for name, bound in ((_PAPER, _paper_kl), (_SHARPER, _sharp_kl)):
-            ends = (bound(measured[0].lower, steps[:n], lam), bound(measured[0].upper, steps[:n], lam))
+            ends = (bound(start.lower, steps[:n], lam), bound(start.upper, steps[:n], lam))
             found.append(
                 _against(
                     _KL.format(name),
@@ -162,7 +176,7 @@ def _kl_claims(path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], la
                     unit="nats",
                     rows=path.positions.shape[1],
                     block=n,
-                    given=measured[0],
+                    given=given,
                 )
             )
     return found
@@ -177,7 +191,7 @@ def _against(
     unit: str,
     rows: int,
     block: int,
-    given: W2Bracket,
+    given: str,
 ) -> Claim:
     """A number in a bracket against a bound that grows with W2(p_0, q), in a bracket itself.
 
@@ -187,6 +201,7 @@ def _against(
     verdict = verdict_below((low, high), bound[0])
     if verdict == "fails":
         verdict = _verdict_above(low, bound[1])
+    known = not math.isnan(bound[0])
     return Claim(
         claim,
         _SOURCES[name],
@@ -195,14 +210,13 @@ def _against(
         middle,
         interval=(low, high),
         level=LEVEL,
-        bound=bound[0],
+        bound=bound[0] if known else None,
         unit=unit,
         space="latent",
-        assumption=f"{PLUG_IN}; W2(p_0, q) between {given.lower:.4g} and {given.upper:.4g}, the bound at the "
-        f"former; two samples of q are {given.chance:.3g} apart by chance",
+        assumption=given,
         rows=rows,
         block=block,
-        remedy={"holds": "", "undecided": _NARROWER, "fails": _TOO_SMALL}[verdict],
+        remedy={"holds": "", "undecided": _NARROWER if known else UNKNOWN, "fails": _TOO_SMALL}[verdict],
     )
 
 

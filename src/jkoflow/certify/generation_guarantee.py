@@ -27,7 +27,7 @@ from torch import Tensor
 from jkoflow import bounds
 from jkoflow.certify.claim import Claim, Verdict, undecided
 from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.certify.step_errors import PLUG_IN, Residuals, StepError, model_residuals
+from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, Residuals, StepError, model_residuals
 from jkoflow.certify.trajectory import Missing, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
 from jkoflow.errors import InputError
@@ -44,6 +44,7 @@ _SOURCES = {
     _UNEQUAL: "Cheng, Lu, Tan & Xie (2024), Lemma 5.1 and Theorem 4.3, eq. (34), unequal steps",
     _SHARPER: "a-posteriori: Lemma 5.1 and the sharper Theorem 4.3 of docs/theory.md",
 }
+_UNSEEN = "eps_n of a block is not known"
 _EQUAL = 1e-9
 _LEAST_SPREAD = 1e-6
 
@@ -59,12 +60,15 @@ class _Held:
     rows: int
 
 
-def claims(evidence: Evidence, *, residuals: Residuals = model_residuals) -> list[Claim]:
+def claims(
+    evidence: Evidence, *, residuals: Residuals = model_residuals, assumption: str = PLUG_IN
+) -> list[Claim]:
     """KL and TV by Corollary 5.2, by Theorem 4.3 with the steps as they are, and by its sharper form.
 
     Arguments:
         evidence: The flow with held-out rows.
         residuals: Gives eps_n of every block.
+        assumption: What these eps_n rest on.
     """
     path, lam = follow(evidence), convexity(evidence)
     if isinstance(path, Missing):
@@ -75,31 +79,43 @@ def claims(evidence: Evidence, *, residuals: Residuals = model_residuals) -> lis
     steps, start, held = residuals(evidence), brackets(evidence, ends)[0], _held(evidence.flow.base, ends[1])
     gammas, errors = [step.gamma for step in steps], [step.eps for step in steps]
     before = bounds.sharp_w2(start.upper, gammas[:-1], errors[:-1], lam) if len(steps) > 1 else start.upper
+    if math.isnan(bounds.forward_kl(start.upper, gammas, errors, lam)):
+        return [
+            *_corollary(steps, start, held, lam, assumption),
+            _undecided(Missing(_UNSEEN, UNKNOWN), _UNEQUAL),
+        ]
     found = [
         (_UNEQUAL, bounds.forward_kl(start.upper, gammas, errors, lam)),
         (_SHARPER, bounds.sharp_last_step_kl(before, gammas[-1], lam, errors[-1])),
     ]
-    given = f"{PLUG_IN}; W2(p_0, q) at most {start.upper:.4g}, from samples"
+    given = f"{assumption}; W2(p_0, q) at most {start.upper:.4g}, from samples"
     return [
-        *_corollary(steps, start, held, lam),
+        *_corollary(steps, start, held, lam, assumption),
         *(claim for name, nats in found for claim in _pair(name, nats, held, given)),
     ]
 
 
-def _undecided(missing: Missing) -> Claim:
-    statement = _KL.format(_COROLLARY)
-    return undecided(statement, _SOURCES[_COROLLARY], "plug-in", why=missing.why, remedy=missing.remedy)
+def _undecided(missing: Missing, name: str = _COROLLARY) -> Claim:
+    return undecided(_KL.format(name), _SOURCES[name], "plug-in", why=missing.why, remedy=missing.remedy)
 
 
-def _corollary(steps: Steps, start: W2Bracket, held: _Held, lam: float) -> list[Claim]:
+def _largest(steps: Steps) -> float:
+    """The largest eps_n; not a number where one is not known."""
+    errors = [step.eps for step in steps]
+    return math.nan if any(math.isnan(eps) for eps in errors) else max(errors)
+
+
+def _corollary(steps: Steps, start: W2Bracket, held: _Held, lam: float, assumption: str) -> list[Claim]:
     """Corollary 5.2, or what of its hypotheses is not met."""
-    gamma, eps = steps[0].gamma, max(step.eps for step in steps)
+    gamma, eps = steps[0].gamma, _largest(steps)
     bound, why, remedy = math.nan, "", ""
     if any(not math.isclose(step.gamma, gamma, rel_tol=_EQUAL) for step in steps) or math.isinf(gamma):
         why, remedy = "the steps are not of one finite size", f"see {_UNEQUAL}, which needs no equal steps"
     elif gamma * lam > 2:
         why = f"gamma lambda = {gamma * lam:.3g} is above 2 (Assumption 5)"
         remedy = f"see {_UNEQUAL}, which holds for every gamma; or fit with gamma <= {2 / lam:.3g}"
+    elif math.isnan(eps):
+        why, remedy = _UNSEEN, UNKNOWN
     elif not eps > 0:
         why, remedy = "eps is 0, where no number of blocks is enough", f"see {_UNEQUAL}"
     else:
@@ -109,7 +125,7 @@ def _corollary(steps: Steps, start: W2Bracket, held: _Held, lam: float) -> list[
             why = f"{len(steps)} blocks, of {needed} that it asks for at W2(p_0, q) <= {start.upper:.3g}"
             remedy = "fit more blocks, or larger steps"
     if not why:
-        return _pair(_COROLLARY, bound, held, f"{PLUG_IN}, the largest of them {eps:.3g}")
+        return _pair(_COROLLARY, bound, held, f"{assumption}, the largest of them {eps:.3g}")
     known = {"rows": held.rows, "space": "latent"}
     nats, share = (None, None) if math.isnan(bound) else (bound, _tv(bound))
     return [
