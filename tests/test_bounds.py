@@ -250,3 +250,23 @@ def ratio(measured: float, bound: float) -> float:
 
 def approx(value: float) -> object:
     return pytest.approx(value, rel=CLOSE)
+
+
+# ── free steps ──
+
+
+@pytest.mark.parametrize("lam", [0.4, 1.0])
+def test_free_steps_are_the_limit_of_large_ones_and_are_true(lam: float) -> None:
+    """A law with ∇V + ∇log p = lambda m everywhere: eps = lambda |m|, W2 = |m|, KL = lambda |m|²/2."""
+    mean = 0.7
+    (distance, nats), eps = distance_and_kl(mean, lam), lam * mean
+    for bound, measured, attained in (
+        (lambda gamma: bounds.forward_w2_squared(3.0, [0.5, gamma], [9.0, eps], lam), distance**2, 1 / 4),
+        (lambda gamma: bounds.sharp_w2(3.0, [0.5, gamma], [9.0, eps], lam), distance, 1.0),
+        (lambda gamma: bounds.last_step_kl(3.0, gamma, lam, eps), nats, 1 / 2),
+        (lambda gamma: bounds.sharp_last_step_kl(3.0, gamma, lam, eps), nats, 1.0),
+    ):
+        assert bound(math.inf) == approx(bound(1e12))
+        assert ratio(measured, bound(math.inf)) == approx(attained)
+    assert bounds.sharp_w2(3.0, [math.inf], [0.1], 0.0) == math.inf
+    assert bounds.sharp_last_step_kl(3.0, math.inf, 0.0, 0.1) == math.inf

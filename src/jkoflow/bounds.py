@@ -85,18 +85,22 @@ def forward_w2_squared(
     """W2²(p_N, q) is at most this: Theorem 4.3, the recursion of (34) unrolled with unequal steps and errors.
 
     a_1…a_N W2²(p_0, q) + Σ_n a_n…a_N (2 gamma_n/lambda) eps_n²,    a_n = 1/(1 + gamma_n lambda/2).
+
+    A free step (gamma infinite) forgets what was before it: the limit 4 eps²/lambda², which holds since
+    W2(p_n, q) <= ‖∇V + ∇log p_n‖/lambda there.
     """
     _require_lengths(gammas, errors)
     _require_positive(lam=lam)
     squared = w2_start**2
     for gamma, error in zip(gammas, errors, strict=True):
-        squared = (squared + 2 * gamma / lam * error**2) / (1 + gamma * lam / 2)
+        squared = (squared / gamma + 2 / lam * error**2) / (1 / gamma + lam / 2)
     return squared
 
 
 def last_step_kl(w2_before: float, gamma: float, lam: float, error: float) -> float:
-    """`G(p_N) - G(q)` is at most this, given W2(p_{N-1}, q): (34) at pi = q."""
-    return evi_gap(w2_before, gamma, lam, error) / (2 * gamma)
+    """`G(p_N) - G(q)` is at most this, given W2(p_{N-1}, q): (34) at pi = q; eps²/lambda for a free step."""
+    _require_positive(gamma=gamma, lam=lam)
+    return w2_before**2 / (2 * gamma) + error**2 / lam
 
 
 def forward_kl(w2_start: float, gammas: Sequence[float], errors: Sequence[float], lam: float) -> float:
@@ -148,21 +152,25 @@ def sharp_w2(w2_start: float, gammas: Sequence[float], errors: Sequence[float], 
     """W2(p_N, q) is at most this, a-posteriori, for every gamma > 0 and lambda >= 0.
 
     c_1…c_N W2(p_0, q) + Σ_n c_n…c_N gamma_n eps_n,    c_n = 1/(1 + gamma_n lambda).
+
+    A free step (gamma infinite) forgets what was before it: eps/lambda, and nothing is known at lambda = 0.
     """
     _require_lengths(gammas, errors)
     distance = w2_start
     for gamma, error in zip(gammas, errors, strict=True):
-        distance = (distance + gamma * error) / (1 + gamma * lam)
+        pull = 1 / gamma + lam
+        distance = (distance / gamma + error) / pull if pull > 0 else math.inf
     return distance
 
 
 def sharp_last_step_kl(w2_before: float, gamma: float, lam: float, error: float) -> float:
     """`G(p_N) - G(q)` is at most this, given W2(p_{N-1}, q), a-posteriori.
 
-    (W2(p_{N-1}, q) + gamma eps)² / (2 gamma (2 + gamma lambda)).
+    (W2(p_{N-1}, q) + gamma eps)² / (2 gamma (2 + gamma lambda)),    eps²/(2 lambda) for a free step.
     """
     _require_positive(gamma=gamma)
-    return (w2_before + gamma * error) ** 2 / (2 * gamma * (2 + gamma * lam))
+    pull = 2 / gamma + lam
+    return (w2_before / gamma + error) ** 2 / (2 * pull) if pull > 0 else math.inf
 
 
 # ── Section 5: the reverse process ──

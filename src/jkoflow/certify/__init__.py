@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jkoflow.certify import held_out_nll, integrity, inversion, kl, latent_normality
+from jkoflow.certify import (
+    forward_convergence,
+    generation_guarantee,
+    held_out_nll,
+    integrity,
+    inversion,
+    kl,
+    latent_normality,
+    smoothing,
+)
 from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided
 from jkoflow.certify.evidence import Evidence
 from jkoflow.certify.notes import notes_on
@@ -20,6 +29,9 @@ __all__ = ["Certificates", "Claim", "Evidence", "KLBracket", "certify"]
 _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "held-out NLL": held_out_nll.claims,
     "latent normality": latent_normality.claims,
+    "forward convergence": forward_convergence.claims,
+    "generation guarantee": generation_guarantee.claims,
+    "smoothing": smoothing.claims,
     "inversion": inversion.claims,
     "integrity": integrity.claims,
 }

@@ -1,0 +1,224 @@
+r"""Whether the laws along the blocks approach the base as the convergence theorem says.
+
+    W2²(p_n, q) <= a_1…a_n W2²(p_0, q) + Σ_k a_k…a_n (2 gamma_k/lambda) eps_k²
+    W2(p_n, q)  <= c_1…c_n W2(p_0, q) + Σ_k c_k…c_n gamma_k eps_k
+
+with a_k = 1/(1 + gamma_k lambda/2) and c_k = 1/(1 + gamma_k lambda),
+
+and the two bounds of KL(p_n‖q) that go with them, for any unequal gamma_k > 0, infinite ones by their limit.
+W2(p_n, q) lies in a bracket, in high dimension a wide one; of KL(p_n‖q) its decrease from block n to the
+last is known without the entropy of the data, and is below it. The eps_k are a plug-in, so no verdict here
+is a theorem's: one that fails says that the plug-in is too small, or that a block is no proximal step.
+
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Theorem 4.3 with (34) unrolled; the sharper form is
+a-posteriori (docs/theory.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from scipy.stats import norm
+from torch import Tensor
+
+from jkoflow import bounds
+from jkoflow.certify.claim import Claim, Interval, Verdict, undecided, verdict_below
+from jkoflow.certify.evidence import LEVEL, Evidence
+from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, Residuals, StepError, model_residuals
+from jkoflow.certify.trajectory import Missing, Trajectory, convexity, follow
+from jkoflow.certify.w2_to_base import W2Bracket, brackets
+from jkoflow.likelihood import standard_error
+
+__all__ = ["claims"]
+
+_DECREASE = "the block does not raise KL(.‖q), in nats"
+_W2 = "W2(p_n, q) after the block is at most the bound of {}"
+_KL = "KL(p_n‖q) - KL(p_N‖q) after the block is at most the bound of {} on KL(p_n‖q)"
+_PAPER, _SHARPER = "Theorem 4.3", "the sharper Theorem 4.3"
+_SOURCES = {
+    _PAPER: "Cheng, Lu, Tan & Xie (2024), Theorem 4.3, eq. (34) and (35), unequal steps",
+    _SHARPER: "a-posteriori: the sharper Theorem 4.3 of docs/theory.md",
+}
+_DESCENT = "Cheng, Lu, Tan & Xie (2024), eq. (17) and (25): p_{n-1} competes in the step that makes p_n"
+_TOO_SMALL = "estimate eps_n with more rows; if it stays, fit the blocks up to this one longer"
+_NARROWER = "give more held-out rows; in many dimensions W2 from samples is known only roughly"
+
+Steps = Sequence[StepError]
+W2Bound = Callable[[float, Steps, float], float]
+"""Bound on W2(p_n, q) from W2(p_0, q), the steps 1, …, n and lambda."""
+
+
+def claims(
+    evidence: Evidence, *, residuals: Residuals = model_residuals, assumption: str = PLUG_IN
+) -> list[Claim]:
+    """The decrease of KL(.‖q) by each block, and W2(p_n, q) and KL(p_n‖q) against the bounds, two each.
+
+    Arguments:
+        evidence: The flow with held-out rows.
+        residuals: Gives eps_n of every block.
+        assumption: What these eps_n rest on.
+    """
+    path, lam = follow(evidence), convexity(evidence)
+    if isinstance(path, Missing):
+        return [_undecided(path)]
+    decreases = _decreases(path)
+    if isinstance(lam, Missing):
+        return [*decreases, _undecided(lam)]
+    steps, measured = residuals(evidence), brackets(evidence, path.positions)
+    start = measured[0]
+    given = (
+        f"{assumption}; W2(p_0, q) between {start.lower:.4g} and {start.upper:.4g}, the bound at the former"
+    )
+    return [
+        *decreases,
+        *_w2_claims(path, steps, measured, lam, given),
+        *_kl_claims(path, steps, start, lam, given),
+    ]
+
+
+def _undecided(missing: Missing) -> Claim:
+    statement = _W2.format(_PAPER)
+    return undecided(statement, _SOURCES[_PAPER], "plug-in", why=missing.why, remedy=missing.remedy)
+
+
+def _decreases(path: Trajectory) -> list[Claim]:
+    """KL(p_n‖q) - KL(p_{n-1}‖q) of every block, with intervals that hold together."""
+    changes = path.objective.diff(dim=0)
+    level = 1 - (1 - LEVEL) / len(changes)
+    return [_decrease(change, number, level) for number, change in enumerate(changes, start=1)]
+
+
+def _decrease(change: Tensor, number: int, level: float) -> Claim:
+    mean, interval = _mean(change, level)
+    verdict = verdict_below(interval, 0.0)
+    remedy = {
+        "holds": "",
+        "undecided": "give more held-out rows, where it matters: near q little is left to decrease",
+        "fails": "end the flow before this block, or fit it with a smaller step",
+    }[verdict]
+    return Claim(
+        _DECREASE,
+        _DESCENT,
+        "plug-in",
+        verdict,
+        mean,
+        interval=interval,
+        level=level,
+        bound=0.0,
+        unit="nats",
+        space="latent",
+        rows=len(change),
+        block=number,
+        remedy=remedy,
+    )
+
+
+def _mean(values: Tensor, level: float) -> tuple[float, Interval]:
+    mean, half = float(values.mean()), float(norm.ppf((1 + level) / 2)) * standard_error(values)
+    return mean, (mean - half, mean + half)
+
+
+def _paper_w2(start: float, steps: Steps, lam: float) -> float:
+    return math.sqrt(bounds.forward_w2_squared(start, *_columns(steps), lam)) if steps else start
+
+
+def _sharp_w2(start: float, steps: Steps, lam: float) -> float:
+    return bounds.sharp_w2(start, *_columns(steps), lam) if steps else start
+
+
+def _paper_kl(start: float, steps: Steps, lam: float) -> float:
+    return bounds.forward_kl(start, *_columns(steps), lam)
+
+
+def _sharp_kl(start: float, steps: Steps, lam: float) -> float:
+    before = _sharp_w2(start, steps[:-1], lam)
+    return bounds.sharp_last_step_kl(before, steps[-1].gamma, lam, steps[-1].eps)
+
+
+def _columns(steps: Steps) -> tuple[list[float], list[float]]:
+    return [step.gamma for step in steps], [step.eps for step in steps]
+
+
+def _w2_claims(
+    path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], lam: float, given: str
+) -> list[Claim]:
+    given = f"{given}; two samples of q are {measured[0].chance:.3g} apart by chance"
+    return [
+        _against(
+            _W2.format(name),
+            name,
+            (after.lower, after.estimate, after.upper),
+            (bound(measured[0].lower, steps[:n], lam), bound(measured[0].upper, steps[:n], lam)),
+            unit="standardised units",
+            rows=path.positions.shape[1],
+            block=n,
+            given=given,
+        )
+        for n, after in enumerate(measured[1:], start=1)
+        for name, bound in ((_PAPER, _paper_w2), (_SHARPER, _sharp_w2))
+    ]
+
+
+def _kl_claims(path: Trajectory, steps: Steps, start: W2Bracket, lam: float, given: str) -> list[Claim]:
+    """Of every block but the last, whose KL is that of the model (Lemma 5.1) and has claims of its own."""
+    found = []
+    for n in range(1, len(steps)):
+        mean, (low, high) = _mean(path.objective[n] - path.objective[-1], LEVEL)
+        for name, bound in ((_PAPER, _paper_kl), (_SHARPER, _sharp_kl)):
+            ends = (bound(start.lower, steps[:n], lam), bound(start.upper, steps[:n], lam))
+            found.append(
+                _against(
+                    _KL.format(name),
+                    name,
+                    (low, mean, high),
+                    ends,
+                    unit="nats",
+                    rows=path.positions.shape[1],
+                    block=n,
+                    given=given,
+                )
+            )
+    return found
+
+
+def _against(
+    claim: str,
+    name: str,
+    measured: tuple[float, float, float],
+    bound: tuple[float, float],
+    *,
+    unit: str,
+    rows: int,
+    block: int,
+    given: str,
+) -> Claim:
+    """A number in a bracket against a bound that grows with W2(p_0, q), in a bracket itself.
+
+    It holds below the smaller end of the bound and fails above the larger one. The smaller one is told.
+    """
+    low, middle, high = measured
+    verdict = verdict_below((low, high), bound[0])
+    if verdict == "fails":
+        verdict = _verdict_above(low, bound[1])
+    known = not math.isnan(bound[0])
+    return Claim(
+        claim,
+        _SOURCES[name],
+        "plug-in",
+        verdict,
+        middle,
+        interval=(low, high),
+        level=LEVEL,
+        bound=bound[0] if known else None,
+        unit=unit,
+        space="latent",
+        assumption=given,
+        rows=rows,
+        block=block,
+        remedy={"holds": "", "undecided": _NARROWER if known else UNKNOWN, "fails": _TOO_SMALL}[verdict],
+    )
+
+
+def _verdict_above(low: float, bound: float) -> Verdict:
+    return "fails" if low > bound else "undecided"

@@ -1,0 +1,206 @@
+r"""What the theorems guarantee of the samples, from step sizes and residuals: KL(p_0‖q_0) and TV(p_0, q_0).
+
+    Corollary 5.2:  KL <= (9/(2 gamma)) (eps/lambda)²,  N > (8/(gamma lambda)) log(lambda W2(p_0, q)/eps)
+    Theorem 4.3:    KL <= W2²(p_{N-1}, q)/(2 gamma_N) + eps_N²/lambda,  W2²(p_{N-1}, q) bounded by (35)
+    sharper:        KL <= (W2(p_{N-1}, q) + gamma_N eps_N)²/(2 gamma_N (2 + gamma_N lambda)),
+    TV(p_0, q_0) <= sqrt(KL/2)
+
+by KL(p_0‖q_0) = KL(p_N‖q) (Lemma 5.1). The first asks for equal steps with gamma lambda <= 2 and enough of
+them; the other two hold for every flow. The eps_n are a plug-in, and so is every bound here. Held against it
+is a lower bound of the KL: E_{p_N}[log g - log q] for the Gaussian g of one half of the pushed rows, on the
+other half. It can show that a plug-in is too small; that a bound holds rests on the plug-in alone.
+
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Lemma 5.1 and Corollary 5.2, (39)-(40), with Pinsker's
+inequality.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from jkoflow import bounds
+from jkoflow.certify.claim import Claim, Verdict, undecided
+from jkoflow.certify.evidence import LEVEL, Evidence
+from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, Residuals, StepError, model_residuals
+from jkoflow.certify.trajectory import Missing, convexity, follow
+from jkoflow.certify.w2_to_base import W2Bracket, brackets
+from jkoflow.errors import InputError
+from jkoflow.laws import Gaussian, Law
+from jkoflow.likelihood import standard_error
+
+__all__ = ["claims"]
+
+_KL = "KL(p_0‖q_0) is at most the bound of {}"
+_TV = "TV(p_0, q_0) is at most the bound of {}"
+_COROLLARY, _UNEQUAL, _SHARPER = "Corollary 5.2", "Theorem 4.3, unequal steps", "the sharper Theorem 4.3"
+_SOURCES = {
+    _COROLLARY: "Cheng, Lu, Tan & Xie (2024), Corollary 5.2, eq. (39) and (40)",
+    _UNEQUAL: "Cheng, Lu, Tan & Xie (2024), Lemma 5.1 and Theorem 4.3, eq. (34), unequal steps",
+    _SHARPER: "a-posteriori: Lemma 5.1 and the sharper Theorem 4.3 of docs/theory.md",
+}
+_UNSEEN = "eps_n of a block is not known"
+_EQUAL = 1e-9
+_LEAST_SPREAD = 1e-6
+
+Steps = Sequence[StepError]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the bounds are held against: a lower bound of the KL, and its lower end at `LEVEL`, nats."""
+
+    value: float
+    lower: float
+    rows: int
+
+
+def claims(
+    evidence: Evidence, *, residuals: Residuals = model_residuals, assumption: str = PLUG_IN
+) -> list[Claim]:
+    """KL and TV by Corollary 5.2, by Theorem 4.3 with the steps as they are, and by its sharper form.
+
+    Arguments:
+        evidence: The flow with held-out rows.
+        residuals: Gives eps_n of every block.
+        assumption: What these eps_n rest on.
+    """
+    path, lam = follow(evidence), convexity(evidence)
+    if isinstance(path, Missing):
+        return [_undecided(path)]
+    if isinstance(lam, Missing):
+        return [_undecided(lam)]
+    ends = path.positions[[0, -1]]
+    steps, start, held = residuals(evidence), brackets(evidence, ends)[0], _held(evidence.flow.base, ends[1])
+    gammas, errors = [step.gamma for step in steps], [step.eps for step in steps]
+    before = bounds.sharp_w2(start.upper, gammas[:-1], errors[:-1], lam) if len(steps) > 1 else start.upper
+    if math.isnan(bounds.forward_kl(start.upper, gammas, errors, lam)):
+        return [
+            *_corollary(steps, start, held, lam, assumption),
+            _undecided(Missing(_UNSEEN, UNKNOWN), _UNEQUAL),
+        ]
+    found = [
+        (_UNEQUAL, bounds.forward_kl(start.upper, gammas, errors, lam)),
+        (_SHARPER, bounds.sharp_last_step_kl(before, gammas[-1], lam, errors[-1])),
+    ]
+    given = f"{assumption}; W2(p_0, q) at most {start.upper:.4g}, from samples"
+    return [
+        *_corollary(steps, start, held, lam, assumption),
+        *(claim for name, nats in found for claim in _pair(name, nats, held, given)),
+    ]
+
+
+def _undecided(missing: Missing, name: str = _COROLLARY) -> Claim:
+    return undecided(_KL.format(name), _SOURCES[name], "plug-in", why=missing.why, remedy=missing.remedy)
+
+
+def _largest(steps: Steps) -> float:
+    """The largest eps_n; not a number where one is not known."""
+    errors = [step.eps for step in steps]
+    return math.nan if any(math.isnan(eps) for eps in errors) else max(errors)
+
+
+def _corollary(steps: Steps, start: W2Bracket, held: _Held, lam: float, assumption: str) -> list[Claim]:
+    """Corollary 5.2, or what of its hypotheses is not met."""
+    gamma, eps = steps[0].gamma, _largest(steps)
+    bound, why, remedy = math.nan, "", ""
+    if any(not math.isclose(step.gamma, gamma, rel_tol=_EQUAL) for step in steps) or math.isinf(gamma):
+        why, remedy = "the steps are not of one finite size", f"see {_UNEQUAL}, which needs no equal steps"
+    elif gamma * lam > 2:
+        why = f"gamma lambda = {gamma * lam:.3g} is above 2 (Assumption 5)"
+        remedy = f"see {_UNEQUAL}, which holds for every gamma; or fit with gamma <= {2 / lam:.3g}"
+    elif math.isnan(eps):
+        why, remedy = _UNSEEN, UNKNOWN
+    elif not eps > 0:
+        why, remedy = "eps is 0, where no number of blocks is enough", f"see {_UNEQUAL}"
+    else:
+        bound = bounds.generation_kl(gamma, lam, eps)
+        needed = bounds.blocks_needed(start.upper, gamma, lam, eps)
+        if len(steps) < needed:
+            why = f"{len(steps)} blocks, of {needed} that it asks for at W2(p_0, q) <= {start.upper:.3g}"
+            remedy = "fit more blocks, or larger steps"
+    if not why:
+        return _pair(_COROLLARY, bound, held, f"{assumption}, the largest of them {eps:.3g}")
+    known = {"rows": held.rows, "space": "latent"}
+    nats, share = (None, None) if math.isnan(bound) else (bound, _tv(bound))
+    return [
+        undecided(
+            text.format(_COROLLARY),
+            _SOURCES[_COROLLARY],
+            "plug-in",
+            why=why,
+            remedy=remedy,
+            bound=value,
+            unit=unit,
+            **known,
+        )
+        for text, value, unit in ((_KL, nats, "nats"), (_TV, share, "total variation"))
+    ]
+
+
+def _pair(name: str, nats: float, held: _Held, given: str) -> list[Claim]:
+    """The bound on the KL and, by Pinsker's inequality, on the total variation."""
+    fails = held.lower > nats
+    verdict: Verdict = "fails" if fails else "holds"
+    remedy = "estimate eps_n with more rows: it is larger than the plug-in says" if fails else ""
+    by_kl = Claim(
+        _KL.format(name),
+        _SOURCES[name],
+        "plug-in",
+        verdict,
+        held.value,
+        interval=(held.lower, math.inf),
+        level=LEVEL,
+        bound=nats,
+        unit="nats",
+        space="latent",
+        assumption=given,
+        rows=held.rows,
+        remedy=remedy,
+    )
+    share = _tv(nats)
+    if not fails and share >= 1:
+        verdict, remedy = "undecided", "fit the last blocks longer: above 2 nats nothing is said of the TV"
+    by_tv = Claim(
+        _TV.format(name),
+        _SOURCES[name],
+        "plug-in",
+        verdict,
+        bound=share,
+        unit="total variation",
+        space="latent",
+        assumption=given,
+        rows=held.rows,
+        remedy=remedy,
+    )
+    return [by_kl, by_tv]
+
+
+def _tv(nats: float) -> float:
+    return min(1.0, math.sqrt(nats / 2))
+
+
+def _held(base: Law, x: Tensor) -> _Held:
+    """E[log g - log q] over pushed rows x, shape `(m, d)`: g fitted on one half, the mean over the other."""
+    halves = x.chunk(2)
+    gains = torch.cat(
+        [_gaussian(a).log_prob(b) - base.log_prob(b) for a, b in (halves, reversed(list(halves)))]
+    )
+    value = float(gains.mean())
+    return _Held(value, max(0.0, value - float(norm.ppf(LEVEL)) * standard_error(gains)), len(x))
+
+
+def _gaussian(x: Tensor) -> Gaussian:
+    """The Gaussian of the rows' moments, with a little variance where they have none."""
+    centred = x - x.mean(dim=0)
+    covariance = centred.T @ centred / len(x)
+    spread = float(covariance.trace()) / x.shape[1]
+    if not spread > 0:
+        raise InputError("pushed rows: expected rows that differ, got copies of one; look at the flow")
+    eye = torch.eye(x.shape[1], dtype=x.dtype)
+    return Gaussian(x.mean(dim=0), (covariance + covariance.T) / 2 + _LEAST_SPREAD * spread * eye)
