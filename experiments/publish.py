@@ -90,7 +90,7 @@ def publish(
         figure.savefig(pages / f"{name}.png", bbox_inches="tight")
     page = pages / f"{name}.md"
     if tables and page.exists():
-        page.write_text(_with_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+        page.write_text(fill_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -107,7 +107,8 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return sum(w * v for w, v in zip(weights, vertical, strict=True)) / sum(w * w for w in weights)
 
 
-def _with_tables(text: str, tables: Mapping[str, str]) -> str:
+def fill_tables(text: str, tables: Mapping[str, str]) -> str:
+    """The text of a page with the tables in their places; ValueError where one has none."""
     for key, table in tables.items():
         begin = f"<!-- table {key} -->"
         if begin not in text:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from laws import Problem, draw_problem
 
 from jkoflow import JKOFlow
+from laws import Problem, draw_problem
 
 __all__ = ["Case", "Fit", "draw_case", "true_kl"]
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from cases import Case, draw_case, true_kl
-from laws import FAMILIES
 
 import jkoflow
 from jkoflow import JKOFlow
 from jkoflow.certify import Evidence
 from jkoflow.certify.kl import bracket
 from jkoflow.particles import Particles
+from laws import FAMILIES
 
 RESULTS = Path(__file__).parents[1] / "results"
 KL_RANGE = (0.005, 2.0)

@@ -1,4 +1,4 @@
-"""The lower end of the KL against closed forms: below the truth, near it, and nothing where nothing is."""
+"""The bracket of the KL against closed forms: one end below the truth, one above, both near."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
 from jkoflow.certify import Evidence, certify
 from jkoflow.certify import critic as critic_module
 from jkoflow.certify import kl as kl_module
-from jkoflow.certify.critic import fit_critic
+from jkoflow.certify import witness as witness_module
+from jkoflow.certify.critic import fit_network, fit_trees
 from jkoflow.certify.kl import bracket
+from jkoflow.certify.seen import Seen
+from jkoflow.certify.stacking import stack
+from jkoflow.certify.witness import Mixture, affordable_components
 from jkoflow.descent import DescentSettings
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
@@ -22,10 +27,9 @@ from oracles.blocks import generator
 
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One candidate of each kind, trained little: the bound holds for any critic."""
-    monkeypatch.setattr(kl_module, "_SCALES", ((),))
-    monkeypatch.setattr(kl_module, "_COMPONENTS", (5,))
-    monkeypatch.setattr(kl_module, "_DRAWS", 2048)
+    """Critics of each kind, trained little: the lower bound holds for any."""
+    monkeypatch.setattr(witness_module, "_COMPONENTS", (5,))
+    monkeypatch.setattr(kl_module, "_MOST_DRAWS", 4096)
     quick = DescentSettings(updates=100, batch=256, learning_rate=1e-2, checkpoints=5)
     monkeypatch.setattr(critic_module, "_DESCENT", quick)
 
@@ -41,31 +45,42 @@ def normal_rows(n: int, std: float = 1.0, dim: int = 2, seed: int = 3) -> Partic
 
 
 @pytest.mark.parametrize("std", [1.5, 0.7])
-def test_lower_end_of_gaussians_of_other_widths(std: float) -> None:
+def test_bracket_of_gaussians_of_other_widths(std: float) -> None:
     """KL(N(0, I)‖N(0, s² I)) = d (1/s² - 1 + 2 log s)/2."""
     truth = 2 * (1 / std**2 - 1 + 2 * math.log(std)) / 2
-    found, claim = bracket(Evidence(normal_flow(std), normal_rows(4000)))
-    assert 0.5 * truth < found.lower <= truth
-    assert (claim.kind, claim.unit, claim.rows) == ("lower", "nats", 4000)
-    assert claim.interval == (found.lower, math.inf)
+    found, (lower, estimate, upper) = bracket(Evidence(normal_flow(std), normal_rows(4000)))
+    assert found.lower is not None
+    assert found.estimate is not None
+    assert found.upper is not None
+    assert 0.6 * truth < found.lower <= truth <= found.upper < 3 * truth
+    assert 0.6 * truth < found.estimate < 1.6 * truth
+    assert found.lower <= found.estimate <= found.upper
+    assert (lower.kind, lower.unit, lower.rows) == ("lower", "nats", 4000)
+    assert lower.interval == (found.lower, math.inf)
+    assert (estimate.kind, estimate.measured) == ("plug-in", found.estimate)
+    assert (upper.kind, upper.interval) == ("upper-under-assumption", (0.0, found.upper))
+    assert upper.assumption == found.assumption != ""
 
 
 def test_a_true_model_has_next_to_nothing_proved_against_it() -> None:
-    lowers = [bracket(Evidence(normal_flow(1.0), normal_rows(1000, seed=s), s))[0].lower for s in range(3)]
-    assert max(lowers) < 0.01
+    found = [bracket(Evidence(normal_flow(1.0), normal_rows(1000, seed=s), s))[0] for s in range(3)]
+    assert max(bracket.lower or 0.0 for bracket in found) < 0.01
+    assert max(bracket.upper or math.inf for bracket in found) < 0.3
 
 
 def test_a_mode_that_the_model_lacks_is_proved() -> None:
     """Half of the rows 6 away: no mass of the model is there, and log 2 is the least that this costs."""
     rows = normal_rows(3000)
     shifted = Particles(rows.x + 6 * (torch.arange(3000) % 2)[:, None])
-    assert bracket(Evidence(normal_flow(1.0), shifted))[0].lower > math.log(2)
+    lower = bracket(Evidence(normal_flow(1.0), shifted))[0].lower
+    assert lower is not None
+    assert lower > math.log(2)
 
 
 @pytest.mark.parametrize("held_out", [None, normal_rows(20)])
 def test_without_rows_it_is_undecided_and_says_why(held_out: Particles | None) -> None:
-    found, claim = bracket(Evidence(normal_flow(1.0), held_out))
-    assert found.lower is None
+    found, (claim,) = bracket(Evidence(normal_flow(1.0), held_out))
+    assert (found.lower, found.estimate, found.upper) == (None, None, None)
     assert claim.verdict == "undecided"
     assert "held-out rows" in claim.assumption
     assert "holdout_fraction" in claim.remedy
@@ -83,26 +98,100 @@ def test_context_is_part_of_what_a_critic_sees() -> None:
     std = math.sqrt(2.0)
     evidence = Evidence(normal_flow(std, 1), Particles(rows + context, context))
     truth = 0.5 * (1 / 2 + 1 / 2 - 1 + 2 * math.log(std))
-    assert 0.4 * truth < bracket(evidence)[0].lower <= truth
+    lower = bracket(evidence)[0].lower
+    assert lower is not None
+    assert 0.4 * truth < lower <= truth
 
 
-def test_critic_is_the_log_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_further_than_critics_can_tell_leave_no_upper_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows 30 away from a model that has no mass there, and no mixture to say how far."""
+    monkeypatch.setattr(witness_module, "_COMPONENTS", ())
+    found, claims = bracket(Evidence(normal_flow(1.0), Particles(normal_rows(2000).x + 30)))
+    assert found.lower is not None
+    assert found.lower > 2
+    assert found.upper == math.inf
+    assert claims[-1].verdict == "undecided"
+    assert "further than" in claims[-1].assumption
+
+
+def columns_of(shift: float, seed: int, n: int = 20_000) -> Tensor:
+    return torch.randn(n, 1, generator=generator(seed)) + shift
+
+
+@pytest.mark.parametrize("kind", ["network", "trees"])
+def test_critic_is_the_log_ratio(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """N(1, 1) against N(0, 1): h = x - 1/2."""
     longer = DescentSettings(updates=500, batch=512, learning_rate=3e-3, checkpoints=10)
     monkeypatch.setattr(critic_module, "_DESCENT", longer)
-    p, q = (torch.randn(20_000, 1, generator=generator(s)) + shift for s, shift in ((1, 1.0), (2, 0.0)))
-    h = fit_critic(p, q, scales=(), generator=generator(0))
+    p, q = columns_of(1.0, 1), columns_of(0.0, 2)
+    if kind == "trees":
+        h = fit_trees(p, q, seed=0)
+    else:
+        h = fit_network(p, q, waves=0, scale=0.0, generator=generator(0))
     x = torch.linspace(-1, 2, 7)[:, None]
-    torch.testing.assert_close(h(x), x[:, 0] - 0.5, atol=0.25, rtol=0)
+    torch.testing.assert_close(h(x).to(x.dtype), x[:, 0] - 0.5, atol=0.3, rtol=0)
+
+
+def test_trees_count_both_laws_alike_however_many_rows_they_have() -> None:
+    h = fit_trees(columns_of(0.0, 1, 1000), columns_of(0.0, 2, 10_000), seed=0)
+    assert float(h(columns_of(0.0, 3)).mean().abs()) < 0.2
 
 
 def test_fine_structure_needs_fine_features() -> None:
-    """A comb of period 0.2 in data of width 1: a critic without features finds nothing in it."""
+    """A comb of period 0.2 in data of width 1: a network without features finds nothing in it."""
     u = torch.rand(16_000, 1, generator=generator(1)) * 4 - 2
     p = (u / 0.2).round() * 0.2 + 0.02 * torch.randn(len(u), 1, generator=generator(2))
-    coarse, fine = (fit_critic(p, u, scales=s, generator=generator(0)) for s in ((), (30.0,)))
-    gain = [float(h(p).clamp(-8, 4).mean() - h(u).clamp(-8, 4).exp().mean() + 1) for h in (coarse, fine)]
+    networks = [fit_network(p, u, waves=1, scale=scale, generator=generator(0)) for scale in (0.0, 36.0)]
+    critics = [*networks, fit_trees(p, u, seed=0)]
+    gain = [float(h(p).clamp(-8, 4).mean() - h(u).clamp(-8, 4).exp().mean() + 1) for h in critics]
     assert gain[0] < 0.05 < 0.2 < gain[1]
+    assert gain[2] > 0.2
+
+
+def test_stacking_trusts_what_tells_the_laws_apart() -> None:
+    """h_1 is the log-ratio, h_2 noise, h_3 its opposite: weights 1, 0, 0, and no offset."""
+    p, q = columns_of(1.0, 1)[:, 0], columns_of(0.0, 2)[:, 0]
+    noise = torch.randn(2, len(p), generator=generator(3))
+    values = [torch.stack([x - 0.5, e, 0.5 - x], dim=1) for x, e in zip((p, q), noise, strict=True)]
+    weights, offset = stack(*values)
+    torch.testing.assert_close(weights.float(), torch.tensor([1.0, 0.0, 0.0]), atol=0.07, rtol=0)
+    assert abs(offset) < 0.05
+
+
+def seen(n: int, *, std: float = 1.0, context: Tensor | None = None) -> Seen:
+    return Seen.by(Evidence(normal_flow(std), None), Particles(normal_rows(n).x, context))
+
+
+def test_what_critics_see_is_what_the_model_makes_of_the_rows() -> None:
+    context = torch.randn(50, 3, generator=generator(6))
+    rows = seen(50, std=2.0, context=context)
+    torch.testing.assert_close(rows.z, rows.x / 2)
+    x = rows.x.double()
+    expected = -x.square().sum(1) / 8 - math.log(2 * math.pi * 4)
+    torch.testing.assert_close(rows.log_q0, expected, atol=1e-5, rtol=0)
+    columns = rows.columns()
+    assert columns.shape == (50, 2 + 2 + 1 + 1 + 3)
+    torch.testing.assert_close(columns[:, -3:], context)
+    torch.testing.assert_close(columns[:, 5], rows.z.norm(dim=1))
+
+
+def test_columns_are_finite_where_the_density_is_zero() -> None:
+    rows = Seen(torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([-math.inf]), None)
+    assert rows.columns().isfinite().all()
+
+
+def test_witness_proves_the_gap_of_a_model_that_is_too_wide() -> None:
+    """E[log N(0, I) - log N(0, 4 I)] = KL, for a mixture that has learned the rows."""
+    truth = 1 / 4 - 1 + 2 * math.log(2)
+    witness = Mixture(seen(4000, std=2.0), 1, seed=0)
+    assert float(witness.gain(seen(4000, std=2.0)).mean()) == pytest.approx(truth, abs=0.02)
+
+
+def test_rows_carry_as_many_gaussians_as_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(witness_module, "_COMPONENTS", (1, 5, 15))
+    assert affordable_components(seen(20)) == ()
+    assert affordable_components(seen(200)) == (1, 5)
+    assert affordable_components(seen(200, context=torch.zeros(200, 1))) == ()
 
 
 def test_certify_gathers_every_reader_and_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
