@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jkoflow.certify import held_out_nll, integrity, inversion, kl, latent_normality
+from jkoflow.certify import first_order_residual, held_out_nll, integrity, inversion, kl, latent_normality
 from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided
 from jkoflow.certify.evidence import Evidence
 from jkoflow.errors import JKOFlowError
@@ -21,6 +21,7 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "latent normality": latent_normality.claims,
     "inversion": inversion.claims,
     "integrity": integrity.claims,
+    "first-order residual": first_order_residual.claims,
 }
 
 
