@@ -16,24 +16,44 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from jkoflow.blocks import Block
+from jkoflow.exact import GaussianState, transport_map
 from jkoflow.residual.exact import push_with_derivatives
 from jkoflow.residual.pairs import StepPairs
 
 __all__ = ["Derivative", "assignment", "derivative_at", "transport_gap"]
 
+Reals = npt.NDArray[np.float64]
+
+_RIDGE = 1e-6
+
 
 def assignment(after: Tensor, before: Tensor) -> Tensor:
-    """The permutation s that minimises Σ_i |after_i - before_{s(i)}|², shape `(n,)`."""
-    # squares of distances, not products alone: with the partner near its row the search is ten times as fast
-    y, x = after.double().cpu().numpy(), before.double().cpu().numpy()
-    cost = cdist(y, x, "sqeuclidean")
+    """The permutation s that minimises Σ_i |after_i - before_{s(i)}|², shape `(n,)`.
+
+    Only -y·x of the squares depends on the pairing; any function of x alone may be added. With M the gradient
+    of the optimal map between the Gaussians of the same moments, x^T M x/2, centred, makes each row's best
+    partner nearly its own, from where the search starts: up to a hundred times as fast.
+    """
+    y, x = (np.asarray(rows.double().cpu().numpy()) for rows in (after, before))
+    centred = x - x.mean(axis=0)
+    matrix = transport_map(_regular_moments(x), _regular_moments(y)).matrix
+    cost = ((centred @ matrix) * centred).sum(axis=1) / 2 - (y - y.mean(axis=0)) @ centred.T
+    cost -= cost.min(axis=1, keepdims=True)
     return torch.as_tensor(linear_sum_assignment(cost)[1]).to(before.device)
+
+
+def _regular_moments(x: Reals) -> GaussianState:
+    """The moments of x with a covariance that is never singular."""
+    state = GaussianState.from_samples(x)
+    floor = _RIDGE * float(np.trace(state.covariance)) / state.dim + np.finfo(np.float64).tiny
+    return GaussianState(state.mean, state.covariance + floor * np.eye(state.dim))
 
 
 def transport_gap(pairs: StepPairs) -> float:
