@@ -28,6 +28,7 @@ from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
 from jkoflow.residual import (
     LEAST_ROWS,
+    SCALES,
     Derivative,
     StepPairs,
     derivative_at,
@@ -55,6 +56,8 @@ _OWN_ENTRIES, _OWN_ROWS = 2**14, 1024
 _DERIVATIVE_ENTRIES, _DERIVATIVE_ROWS = 2**11, 64
 _KERNEL_DIM, _KERNEL_ROWS, _KERNEL_FEWEST, _KERNEL_HIGHEST_FLOOR = 2, 1000, 200, 1.0
 """Its floor grows with d, and for small steps as 1/gamma; above 1 it is not worth telling."""
+_WAVES_DIM = 128
+"""Beyond it phi is affine: that alone has d (d + 1) coefficients."""
 _SMALL = 0.25
 """Share of eps below which the distance to the optimal map counts as small."""
 
@@ -129,7 +132,9 @@ def _residual(
     evidence: Evidence, number: int, block: Block, before: Particles, score: Tensor
 ) -> BlockResidual:
     pairs = StepPairs.of(block, before, evidence.flow.base)
-    from_below = variational_norm(pairs, generator=evidence.stream(f"first-order residual {number}"))
+    source = evidence.stream(f"first-order residual {number}")
+    scales = SCALES if before.dim <= _WAVES_DIM else ()
+    from_below = variational_norm(pairs, generator=source, scales=scales)
     own = norm_of(own_residual(pairs.rows(slice(0, len(score))), score))
     looked_at = before.rows(slice(0, _count(before.dim, _DERIVATIVE_ENTRIES, _DERIVATIVE_ROWS)))
     return BlockResidual(

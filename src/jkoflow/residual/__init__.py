@@ -15,11 +15,12 @@ from jkoflow.residual.kernel import KERNEL_VARIANCE, kernel_floor, kernel_residu
 from jkoflow.residual.own import own_residual, own_scores
 from jkoflow.residual.pairs import Norm, StepPairs, norm_of, potential_gradient
 from jkoflow.residual.transport import Derivative, assignment, derivative_at, transport_gap
-from jkoflow.residual.variational import LEAST_ROWS, variational_norm
+from jkoflow.residual.variational import LEAST_ROWS, SCALES, variational_norm
 
 __all__ = [
     "KERNEL_VARIANCE",
     "LEAST_ROWS",
+    "SCALES",
     "Derivative",
     "Norm",
     "StepPairs",

@@ -23,8 +23,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from jkoflow.blocks import Block
+from jkoflow.divergence import exact_probes
 from jkoflow.exact import GaussianState, transport_map
-from jkoflow.residual.exact import push_with_derivatives
 from jkoflow.residual.pairs import StepPairs
 
 __all__ = ["Derivative", "assignment", "derivative_at", "transport_gap"]
@@ -81,7 +81,13 @@ class Derivative:
 
 def derivative_at(block: Block, x: Tensor, context: Tensor | None = None) -> Derivative:
     """How symmetric and how positive ∇T is at the rows of x `(n, d)`."""
-    jacobian = push_with_derivatives(block, x, context).jacobian.double()
+
+    def image(at: Tensor) -> Tensor:
+        return block.push(at, context)
+
+    with torch.no_grad():  # forward mode: no graph, whose memory would grow with d
+        columns = torch.func.vmap(lambda v: torch.func.jvp(image, (x,), (v,))[1])(exact_probes(x))
+    jacobian = columns.permute(1, 2, 0).double()
     odd, even = (jacobian - jacobian.mT) / 2, (jacobian + jacobian.mT) / 2
     asymmetry = float(odd.square().sum(dim=(1, 2)).mean().sqrt())
     return Derivative(asymmetry, float(torch.linalg.eigvalsh(even).min()), len(x))
