@@ -152,10 +152,10 @@ def test_a_map_that_turns_is_undecided():
     gamma = 0.5
     start = GaussianState(np.zeros(2), np.eye(2) / (1 + 2 / gamma))
     block = AffineBlock(dim=2, gamma=gamma, matrix=-torch.eye(2).double(), offset=torch.zeros(2).double())
-    evidence = Evidence(Flow(StandardNormal(2), [block]), rows_of(start, 3000))
+    evidence = Evidence(Flow(StandardNormal(2), [block]), rows_of(start, 500))
     (found,) = residuals(evidence)
-    assert found.variational < 0.2
-    assert found.transport_gap == pytest.approx(2 / gamma * math.sqrt(2 / (1 + 2 / gamma)), rel=0.1)
+    assert found.variational < 0.4
+    assert found.transport_gap == pytest.approx(2 / gamma * math.sqrt(2 / (1 + 2 / gamma)), rel=0.15)
     told = claims(evidence)
     assert by_block(told, reader._FROM_BELOW)[1].verdict == "undecided"
     gap = by_block(told, reader._GAP)[1]

@@ -50,13 +50,13 @@ def test_gradient_of_a_convex_function_has_no_gap():
 
 def test_turn_by_pi_has_no_residual_and_makes_no_progress():
     """p_0 = N(0, I/(1 + 2/gamma)): xi' = 0 under x ↦ -x, and xi = -2y/gamma, all of it transport gap."""
-    x = rows(1500) / math.sqrt(1 + 2 / GAMMA)
+    x = rows(400) / math.sqrt(1 + 2 / GAMMA)
     block = AffineBlock(dim=2, gamma=GAMMA, matrix=-torch.eye(2).double(), offset=torch.zeros(2).double())
     y, score = pushed_score(block, x, -(1 + 2 / GAMMA) * x)
     turned = pairs(x, y)
     assert norm_of(exact_residual(turned, score)).value == pytest.approx(0, abs=1e-12)
     expected = 2 / GAMMA * float(y.square().sum(dim=1).mean().sqrt())
-    assert transport_gap(turned) == pytest.approx(expected, rel=0.1)
+    assert transport_gap(turned) == pytest.approx(expected, rel=0.15)
     derivative = derivative_at(block, x[:10])
     assert derivative.asymmetry == 0
     assert derivative.smallest == -1
