@@ -54,10 +54,7 @@ Arrows = tuple[Tensor, Tensor, Tensor]
 
 
 class PublishedVelocity(VelocityField):
-    """f(x, t) of the paper: a softplus network on x and t, over an interval of length gamma.
-
-    Over block time [0, 1] that is gamma f(x, gamma t).
-    """
+    """f(x, t) of the paper: a softplus network on x and t, over block time [0, 1]."""
 
     def __init__(self, *, dim: int, layers: int, generator: torch.Generator) -> None:
         super().__init__(dim=dim)
@@ -82,13 +79,13 @@ class PublishedVelocity(VelocityField):
     ) -> tuple[Tensor, Tensor]:
         del context
         *hidden, last = self._linear
-        value = torch.cat([x, GAMMA * torch.as_tensor(t).to(x).expand(len(x), 1)], dim=1)
+        value = torch.cat([x, torch.as_tensor(t).to(x).expand(len(x), 1)], dim=1)
         slope = torch.cat([tangents, tangents.new_zeros(*tangents.shape[:2], 1)], dim=2)
         for layer in hidden:
             before = layer(value)
             value = softplus(before, beta=BETA)
             slope = torch.sigmoid(BETA * before) * (slope @ layer.weight.T)
-        return GAMMA * last(value), GAMMA * (slope @ last.weight.T)
+        return last(value), slope @ last.weight.T
 
 
 def normal_rows(mean: Sequence[float], n: int, source: torch.Generator) -> Tensor:

@@ -29,7 +29,7 @@ def shift_block(experiment: ModuleType, shift: float) -> NeuralODEBlock:
     velocity = experiment.PublishedVelocity(dim=2, layers=2, generator=generator(0))
     with torch.no_grad():
         velocity.layers[-1].weight.zero_()
-        velocity.layers[-1].bias.fill_(shift / experiment.GAMMA)
+        velocity.layers[-1].bias.fill_(shift)
     return NeuralODEBlock(velocity, gamma=experiment.GAMMA, steps=5)
 
 
