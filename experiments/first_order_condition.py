@@ -240,8 +240,9 @@ def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], floor: Mapping[str, f
             )  # fmt: skip
     axes.axhline(floor["kernel"], color=COLOURS[0], ls="--", lw=1, label="kernel at the true minimiser")
     axes.axhline(18, color=COLOURS[5], ls=":", lw=1, label="identity map: 18")
-    axes.set(title="‖ξ‖², five seeds", xlabel="iteration", yscale="log")
-    axes.legend(loc="lower left")
+    count = len({row["seed"] for row in rows})
+    axes.set(title=f"‖ξ‖² by seed, {count} seeds", xlabel="iteration", yscale="log")
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
 
 
 # ── the experiment ──
