@@ -41,6 +41,7 @@ ORDER = (
     "flow",
     "likelihood",
     "sampling",
+    "residual",
     # learning
     "objective",
     "schedule",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jkoflow.certify import (
+    first_order_residual,
     forward_convergence,
     generation_guarantee,
     held_out_nll,
@@ -34,6 +35,7 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "smoothing": smoothing.claims,
     "inversion": inversion.claims,
     "integrity": integrity.claims,
+    "first-order residual": first_order_residual.claims,
 }
 
 
