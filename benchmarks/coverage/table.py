@@ -99,7 +99,7 @@ def cases_table(rows: Sequence[Row]) -> str:
     """How the cases are spread, and what they cost."""
     done = [row for row in rows if row["outcome"] == "done"]
     kls = sorted(row["kl_nats"] for row in done)
-    ends = kls[0], statistics.median(kls), kls[-1]
+
     seconds = [row["certify_cpu_seconds"] for row in done]
     lines = [
         ["cases", len(done)],
