@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from jkoflow.blocks import AffineBlock
-from jkoflow.certify import Evidence, certify
+from jkoflow.certify import Claim, Evidence, certify, theorems
 from jkoflow.certify import first_order_residual as reader
 from jkoflow.certify.first_order_residual import claims, residuals
 from jkoflow.exact import AffineError, GaussianState, Quadratic, jko_step, transport_map
@@ -20,6 +20,10 @@ from oracles.blocks import CONTEXT_DIM, generator, make_block
 
 GAMMAS = (0.5, 1.0, 0.8)
 START = GaussianState([1.5, -1.0], [[1.2, 0.3], [0.3, 0.7]])
+
+
+def claims_of(evidence: Evidence) -> list[Claim]:
+    return claims(evidence, residuals(evidence))
 
 
 def rows_of(state: GaussianState, n: int, seed: int = 1) -> Particles:
@@ -112,7 +116,7 @@ def test_same_evidence_same_numbers():
 
 def test_claims_tell_and_say_what_they_are():
     flow, norms = stepped((0.6, 0.6), free=True)
-    found = claims(Evidence(flow, rows_of(START, 3000)))
+    found = claims_of(Evidence(flow, rows_of(START, 3000)))
     below, own = by_block(found, reader._FROM_BELOW), by_block(found, reader._OWN)
     gap, kernel = by_block(found, reader._GAP), by_block(found, reader._KERNEL)
     assert (set(below), set(own), set(gap)) == ({1, 2, 3}, {1, 2}, {1, 2})
@@ -131,19 +135,19 @@ def test_claims_tell_and_say_what_they_are():
 
 def test_kernel_is_told_with_its_floor_and_only_in_few_dimensions():
     flow, _ = stepped((3.0,))
-    found = by_block(claims(Evidence(flow, rows_of(START, 3000))), reader._KERNEL)
+    found = by_block(claims_of(Evidence(flow, rows_of(START, 3000))), reader._KERNEL)
     assert found[1].verdict == "holds"
     assert found[1].measured == pytest.approx(stepped((3.0,))[1][0], rel=0.2)
     assert "which reads 0." in found[1].claim
     high = GaussianState(np.ones(4), np.eye(4))
     flow, _ = stepped((3.0,), high)
-    assert not by_block(claims(Evidence(flow, rows_of(high, 3000))), reader._KERNEL)
+    assert not by_block(claims_of(Evidence(flow, rows_of(high, 3000))), reader._KERNEL)
 
 
 def test_kernel_is_not_told_where_its_floor_is_high():
     """A step so small that two clouds' distance over gamma is all that it could read."""
     block = AffineBlock(dim=2, gamma=0.01).double()
-    found = claims(Evidence(Flow(StandardNormal(2), [block]), rows_of(START, 2000)))
+    found = claims_of(Evidence(Flow(StandardNormal(2), [block]), rows_of(START, 2000)))
     assert not by_block(found, reader._KERNEL)
 
 
@@ -156,7 +160,7 @@ def test_a_map_that_turns_is_undecided():
     (found,) = residuals(evidence)
     assert found.variational < 0.4
     assert found.transport_gap == pytest.approx(2 / gamma * math.sqrt(2 / (1 + 2 / gamma)), rel=0.15)
-    told = claims(evidence)
+    told = claims_of(evidence)
     assert by_block(told, reader._FROM_BELOW)[1].verdict == "undecided"
     gap = by_block(told, reader._GAP)[1]
     assert gap.verdict == "undecided"
@@ -178,7 +182,7 @@ def test_a_quarter_turn_that_pairs_do_not_see_is_undecided():
 @pytest.mark.parametrize("held_out", [None, rows_of(START, 60)])
 def test_without_rows_it_is_undecided(held_out):
     flow, _ = stepped((0.3,))
-    (claim,) = claims(Evidence(flow, held_out))
+    (claim,) = claims_of(Evidence(flow, held_out))
     assert claim.verdict == "undecided"
     assert "held-out rows" in claim.assumption
     assert "holdout_fraction" in claim.remedy
@@ -193,13 +197,13 @@ def test_in_a_context_the_pairs_say_nothing():
     assert math.isnan(found.transport_gap)
     assert math.isfinite(found.variational)
     assert not found.optimal
-    told = claims(evidence)
+    told = claims_of(evidence)
     assert {claim.verdict for claim in told} == {"undecided"}
     assert by_block(told, reader._GAP)[1].measured is None
 
 
 def test_it_is_part_of_every_certificate(monkeypatch):
-    monkeypatch.setattr("jkoflow.certify._READERS", {"first-order residual": claims})
+    monkeypatch.setattr("jkoflow.certify._READERS", {"theorems": theorems.claims})
     flow, _ = stepped((0.3,))
     found = certify(Evidence(flow, Particles(rows_of(START, 50).x)))
     assert reader._FROM_BELOW in {claim.claim for claim in found.claims}

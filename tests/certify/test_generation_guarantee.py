@@ -10,7 +10,7 @@ import torch
 from jkoflow.bounds import blocks_needed, forward_kl, generation_kl, sharp_last_step_kl, sharp_w2
 from jkoflow.certify import generation_guarantee as guarantee
 from jkoflow.certify.evidence import Evidence
-from jkoflow.certify.step_errors import StepError
+from jkoflow.certify.step_errors import StepError, plug_in_errors
 from jkoflow.flow import Flow
 from jkoflow.laws import Law, StandardNormal
 from jkoflow.particles import Particles
@@ -24,7 +24,7 @@ def named(found):
 
 
 def checked(made, *, n_rows: int = 3000):
-    return named(guarantee.claims(made.evidence(n_rows), residuals=made.residuals))
+    return named(guarantee.claims(made.evidence(n_rows), made.steps))
 
 
 def kl_and_tv(found, name):
@@ -81,7 +81,7 @@ def test_the_corollary_is_undecided_where_a_hypothesis_is_not_met(gammas, eps, w
 def test_a_free_last_step_forgets_what_was_before():
     made = gaussian_flow(2, (0.5, math.inf))
     steps = [StepError(0.5, 9.0), StepError(math.inf, 0.3)]
-    found = named(guarantee.claims(made.evidence(), residuals=lambda _: steps))
+    found = named(guarantee.claims(made.evidence(), steps))
     assert kl_and_tv(found, guarantee._UNEQUAL)[0].bound == pytest.approx(0.09)
     assert kl_and_tv(found, guarantee._SHARPER)[0].bound == pytest.approx(0.045)
 
@@ -89,7 +89,7 @@ def test_a_free_last_step_forgets_what_was_before():
 def test_residuals_that_are_given_too_small_are_found_out():
     """Steps that stop at |m| = 1.5, where the KL is 1.125, and say that they are exact."""
     made = gaussian_flow(1, (1.0,) * 8, eps=1.5)
-    found = named(guarantee.claims(made.evidence(), residuals=lambda _: [StepError(1.0, 0.01)] * 8))
+    found = named(guarantee.claims(made.evidence(), [StepError(1.0, 0.01)] * 8))
     for name in (guarantee._UNEQUAL, guarantee._SHARPER):
         by_kl, by_tv = kl_and_tv(found, name)
         assert (by_kl.verdict, by_tv.verdict) == ("fails", "fails")
@@ -108,7 +108,7 @@ def test_a_residual_that_is_not_known_decides_nothing():
         made = gaussian_flow(2, gammas)
         steps = [StepError(gamma, 0.1) for gamma in gammas]
         steps[number] = StepError(gammas[number], math.nan)
-        found = guarantee.claims(made.evidence(300), residuals=lambda _, told=tuple(steps): told)
+        found = guarantee.claims(made.evidence(300), steps)
         assert {claim.verdict for claim in found} == {"undecided"}
         assert "not known" in found[-1].assumption
         assert all(claim.bound is None and claim.remedy for claim in found)
@@ -137,7 +137,7 @@ def test_what_cannot_be_said():
         (Evidence(Flow(StandardNormal(1)), rows), "no blocks"),
         (Evidence(made.flow, Particles(torch.full((200, 1), math.inf).double())), "not finite"),
     ):
-        (claim,) = guarantee.claims(evidence)
+        (claim,) = guarantee.claims(evidence, plug_in_errors(evidence.flow, []))
         assert claim.verdict == "undecided"
         assert word in claim.assumption
         assert claim.remedy

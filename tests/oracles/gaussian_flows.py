@@ -33,11 +33,6 @@ class GaussianFlow:
         x = rng.multivariate_normal(start.mean, start.covariance, n_rows)
         return Evidence(self.flow, Particles(torch.as_tensor(x)), seed=seed)
 
-    def residuals(self, evidence: Evidence) -> tuple[StepError, ...]:
-        """The true ones, in the form that the readers ask for."""
-        assert evidence.flow is self.flow
-        return self.steps
-
     def w2(self, n: int) -> float:
         return w2(self.states[n], Quadratic.standard(self.flow.dim).equilibrium)
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jkoflow.certify import (
-    first_order_residual,
-    forward_convergence,
-    generation_guarantee,
     held_out_nll,
     integrity,
     inversion,
     kl,
     latent_normality,
     smoothing,
+    theorems,
 )
 from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided
 from jkoflow.certify.evidence import Evidence
@@ -30,12 +28,10 @@ __all__ = ["Certificates", "Claim", "Evidence", "KLBracket", "certify"]
 _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "held-out NLL": held_out_nll.claims,
     "latent normality": latent_normality.claims,
-    "forward convergence": forward_convergence.claims,
-    "generation guarantee": generation_guarantee.claims,
+    "residuals and theorems": theorems.claims,
     "smoothing": smoothing.claims,
     "inversion": inversion.claims,
     "integrity": integrity.claims,
-    "first-order residual": first_order_residual.claims,
 }
 
 

@@ -15,6 +15,7 @@ of `jkoflow.residual`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -166,18 +167,22 @@ def _count(dim: int, entries: int, most: int) -> int:
     return max(16, min(most, entries // dim))
 
 
-def claims(evidence: Evidence) -> list[Claim]:
+def claims(evidence: Evidence, measured: Sequence[BlockResidual]) -> list[Claim]:
     """eps of every block: from below, by the model's own score and, in the plane, by the published estimator.
 
     Undecided where the learned map is not near the optimal one against what was measured: then what is told
     is of xi', not of the xi that Theorem 4.3 needs.
+
+    Arguments:
+        evidence: The flow with held-out rows.
+        measured: What `residuals` found of it.
     """
     rows = _rows(evidence)
     if rows is None:
         count = 0 if evidence.held_out is None else len(evidence.held_out)
         why = f"{count} held-out rows, of {LEAST_ROWS} that are needed"
         return [undecided(_FROM_BELOW, _SOURCE, "lower", why=why, remedy=GIVE_ROWS, unit=_UNIT, rows=count)]
-    found = [claim for block in residuals(evidence) for claim in _told(block, last=len(evidence.flow))]
+    found = [claim for block in measured for claim in _told(block, last=len(evidence.flow))]
     return [*found, *_by_kernel(evidence, rows)]
 
 

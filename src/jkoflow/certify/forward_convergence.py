@@ -25,7 +25,7 @@ from torch import Tensor
 from jkoflow import bounds
 from jkoflow.certify.claim import Claim, Interval, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, Residuals, StepError, model_residuals
+from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, StepError
 from jkoflow.certify.trajectory import Missing, Trajectory, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
 from jkoflow.likelihood import standard_error
@@ -49,15 +49,12 @@ W2Bound = Callable[[float, Steps, float], float]
 """Bound on W2(p_n, q) from W2(p_0, q), the steps 1, …, n and lambda."""
 
 
-def claims(
-    evidence: Evidence, *, residuals: Residuals = model_residuals, assumption: str = PLUG_IN
-) -> list[Claim]:
+def claims(evidence: Evidence, steps: Sequence[StepError]) -> list[Claim]:
     """The decrease of KL(.‖q) by each block, and W2(p_n, q) and KL(p_n‖q) against the bounds, two each.
 
     Arguments:
         evidence: The flow with held-out rows.
-        residuals: Gives eps_n of every block.
-        assumption: What these eps_n rest on.
+        steps: gamma_n and eps_n of every block.
     """
     path, lam = follow(evidence), convexity(evidence)
     if isinstance(path, Missing):
@@ -65,11 +62,9 @@ def claims(
     decreases = _decreases(path)
     if isinstance(lam, Missing):
         return [*decreases, _undecided(lam)]
-    steps, measured = residuals(evidence), brackets(evidence, path.positions)
+    measured = brackets(evidence, path.positions)
     start = measured[0]
-    given = (
-        f"{assumption}; W2(p_0, q) between {start.lower:.4g} and {start.upper:.4g}, the bound at the former"
-    )
+    given = f"{PLUG_IN}; W2(p_0, q) between {start.lower:.4g} and {start.upper:.4g}, the bound at the former"
     return [
         *decreases,
         *_w2_claims(path, steps, measured, lam, given),

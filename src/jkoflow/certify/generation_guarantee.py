@@ -27,7 +27,7 @@ from torch import Tensor
 from jkoflow import bounds
 from jkoflow.certify.claim import Claim, Verdict, undecided
 from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, Residuals, StepError, model_residuals
+from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, StepError
 from jkoflow.certify.trajectory import Missing, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
 from jkoflow.errors import InputError
@@ -60,15 +60,12 @@ class _Held:
     rows: int
 
 
-def claims(
-    evidence: Evidence, *, residuals: Residuals = model_residuals, assumption: str = PLUG_IN
-) -> list[Claim]:
+def claims(evidence: Evidence, steps: Sequence[StepError]) -> list[Claim]:
     """KL and TV by Corollary 5.2, by Theorem 4.3 with the steps as they are, and by its sharper form.
 
     Arguments:
         evidence: The flow with held-out rows.
-        residuals: Gives eps_n of every block.
-        assumption: What these eps_n rest on.
+        steps: gamma_n and eps_n of every block.
     """
     path, lam = follow(evidence), convexity(evidence)
     if isinstance(path, Missing):
@@ -76,21 +73,21 @@ def claims(
     if isinstance(lam, Missing):
         return [_undecided(lam)]
     ends = path.positions[[0, -1]]
-    steps, start, held = residuals(evidence), brackets(evidence, ends)[0], _held(evidence.flow.base, ends[1])
+    start, held = brackets(evidence, ends)[0], _held(evidence.flow.base, ends[1])
     gammas, errors = [step.gamma for step in steps], [step.eps for step in steps]
     before = bounds.sharp_w2(start.upper, gammas[:-1], errors[:-1], lam) if len(steps) > 1 else start.upper
     if math.isnan(bounds.forward_kl(start.upper, gammas, errors, lam)):
         return [
-            *_corollary(steps, start, held, lam, assumption),
+            *_corollary(steps, start, held, lam),
             _undecided(Missing(_UNSEEN, UNKNOWN), _UNEQUAL),
         ]
     found = [
         (_UNEQUAL, bounds.forward_kl(start.upper, gammas, errors, lam)),
         (_SHARPER, bounds.sharp_last_step_kl(before, gammas[-1], lam, errors[-1])),
     ]
-    given = f"{assumption}; W2(p_0, q) at most {start.upper:.4g}, from samples"
+    given = f"{PLUG_IN}; W2(p_0, q) at most {start.upper:.4g}, from samples"
     return [
-        *_corollary(steps, start, held, lam, assumption),
+        *_corollary(steps, start, held, lam),
         *(claim for name, nats in found for claim in _pair(name, nats, held, given)),
     ]
 
@@ -105,7 +102,7 @@ def _largest(steps: Steps) -> float:
     return math.nan if any(math.isnan(eps) for eps in errors) else max(errors)
 
 
-def _corollary(steps: Steps, start: W2Bracket, held: _Held, lam: float, assumption: str) -> list[Claim]:
+def _corollary(steps: Steps, start: W2Bracket, held: _Held, lam: float) -> list[Claim]:
     """Corollary 5.2, or what of its hypotheses is not met."""
     gamma, eps = steps[0].gamma, _largest(steps)
     bound, why, remedy = math.nan, "", ""
@@ -125,7 +122,7 @@ def _corollary(steps: Steps, start: W2Bracket, held: _Held, lam: float, assumpti
             why = f"{len(steps)} blocks, of {needed} that it asks for at W2(p_0, q) <= {start.upper:.3g}"
             remedy = "fit more blocks, or larger steps"
     if not why:
-        return _pair(_COROLLARY, bound, held, f"{assumption}, the largest of them {eps:.3g}")
+        return _pair(_COROLLARY, bound, held, f"{PLUG_IN}, the largest of them {eps:.3g}")
     known = {"rows": held.rows, "space": "latent"}
     nats, share = (None, None) if math.isnan(bound) else (bound, _tv(bound))
     return [
