@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jkoflow.certify import (
+    dissipation,
     held_out_nll,
     integrity,
     inversion,
@@ -26,6 +27,7 @@ from jkoflow.runtime import one_thread
 __all__ = ["Certificates", "Claim", "Evidence", "KLBracket", "certify"]
 
 _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
+    "dissipation": dissipation.claims,
     "held-out NLL": held_out_nll.claims,
     "latent normality": latent_normality.claims,
     "residuals and theorems": theorems.claims,
