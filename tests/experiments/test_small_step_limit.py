@@ -7,8 +7,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from experiments.scripts import load, run
 from scipy.special import ndtr
+
+from experiments.scripts import load, run
 
 
 @pytest.fixture
