@@ -27,7 +27,7 @@ DETERMINANT_DIM = 128
 _REFINEMENTS = 60
 """Most corrections of an inverse before Newton's method takes over."""
 _NEWTON_STEPS = 30
-_SLOWEST_CONTRACTION, _CHEAP_NEWTON_DIM = 0.5, 16
+_SLOWEST_CONTRACTION, _CHEAP_NEWTON_DIM = 0.25, 16
 """A row whose error does not fall by this factor is left to Newton's method where its Jacobian is cheap."""
 
 
