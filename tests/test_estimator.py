@@ -414,6 +414,8 @@ def test_certify_takes_the_rows_that_were_set_aside_or_those_that_are_given(
     model = quick(holdout_fraction=0.2).fit(rows())
     assert isinstance(model.certify(), Certificates)
     assert len(seen[0].held_out) == round(0.2 * ROWS)
+    with pytest.raises(InputError, match="given without X"):
+        model.certify(context=rows())
     model.certify(rows(seed=5))
     expected = (rows(seed=5) - model.model_.schema.location) / model.model_.schema.scale
     np.testing.assert_allclose(seen[1].held_out.x.numpy(), expected, rtol=1e-5, atol=1e-6)

@@ -195,12 +195,17 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         Arguments:
             X: Rows that no part of the fit used, early stopping included; None for those that `fit` set aside
                 (`holdout_fraction`), which a loaded model has not.
-            context: What each row is conditioned on, where the model was fitted with a context.
+            context: What each row of X is conditioned on, where the model was fitted with a context.
 
         Returns:
-            The lower end of KL(data‖model), and claims with a verdict each; see `Certificates`.
+            Between which ends KL(data‖model) lies, and claims with a verdict each; see `Certificates`.
+
+        Raises:
+            InputError: Rows that do not fit the model, or a context without rows.
         """
         check_is_fitted(self)
+        if X is None and context is not None:
+            raise InputError("context: given without X; the rows that fit set aside have their own")
         seen: Hashes | None = getattr(self, "_seen", None)
         held_out: tuple[Table, Table | None] | None = getattr(self, "_holdout", None)
         if X is not None:
