@@ -99,6 +99,23 @@ def test_steps_that_go_nowhere_are_rejected_where_they_say_that_they_are_exact()
     assert found[(forward_convergence._DECREASE, 3)].verdict != "fails"
 
 
+def test_a_plug_in_from_below_refutes_nothing():
+    """Blocks that learned nothing: q_n = q everywhere, so each is an exact step by the model's own score."""
+    flow = gaussian_flow(2, (1e-6, 1e-6, 1e-6)).flow
+    for block in flow:
+        block.gamma = 2.0
+    evidence = Evidence(flow, gaussian_flow(2, (1e-6, 1e-6, 1e-6)).evidence().held_out)
+    assert max(step.eps for step in model_residuals(evidence)) < 1e-3
+    found = named(forward_convergence.claims(evidence))
+    for n in (2, 3):
+        for name in (PAPER, SHARPER):
+            claim = w2_of(found, name, n)
+            assert claim.interval[0] > claim.bound  # as in the test before, where it fails
+            assert claim.verdict == "undecided"
+            assert "too small" in claim.assumption
+            assert "eps_n" in claim.remedy
+
+
 def test_a_block_that_goes_away_raises_the_divergence():
     made = gaussian_flow(2, (0.5, 0.5))
     backwards = Flow(StandardNormal(2), [made.flow.blocks[0], gaussian_away()])

@@ -97,6 +97,20 @@ def test_residuals_that_are_given_too_small_are_found_out():
     assert kl_and_tv(checked(made), guarantee._SHARPER)[0].verdict == "holds"
 
 
+def test_a_plug_in_from_below_refutes_nothing():
+    """Blocks that learned nothing: by the model's own score each is an exact step."""
+    made = gaussian_flow(1, (1e-6,) * 8)
+    for block in made.flow:
+        block.gamma = 2.0
+    found = named(guarantee.claims(made.evidence()))
+    for name in (guarantee._UNEQUAL, guarantee._SHARPER):
+        by_kl, by_tv = kl_and_tv(found, name)
+        assert by_kl.interval[0] > by_kl.bound
+        assert (by_kl.verdict, by_tv.verdict) == ("undecided", "undecided")
+        assert "too small" in by_kl.assumption
+        assert "eps_n" in by_kl.remedy
+
+
 def test_a_bound_that_says_nothing_of_the_total_variation_is_undecided():
     by_kl, by_tv = kl_and_tv(checked(gaussian_flow(2, (0.1,), eps=1.0)), guarantee._UNEQUAL)
     assert by_kl.bound > 2

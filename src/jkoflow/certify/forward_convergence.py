@@ -8,7 +8,9 @@ with a_k = 1/(1 + gamma_k lambda/2) and c_k = 1/(1 + gamma_k lambda),
 and the two bounds of KL(p_n‖q) that go with them, for any unequal gamma_k > 0, infinite ones by their limit.
 W2(p_n, q) lies in a bracket, in high dimension a wide one; of KL(p_n‖q) its decrease from block n to the
 last is known without the entropy of the data, and is below it. The eps_k are a plug-in, so no verdict here
-is a theorem's: one that fails says that the plug-in is too small, or that a block is no proximal step.
+is a theorem's. By the model's own score they are estimates from below: a number above a bound with them says
+that they are too small, is expected of a poor model, and decides nothing. With eps_k that are given it fails:
+they are too small, or a block is no proximal step.
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Theorem 4.3 with (34) unrolled; the sharper form is
 a-posteriori (docs/theory.md).
@@ -25,7 +27,14 @@ from torch import Tensor
 from jkoflow import bounds
 from jkoflow.certify.claim import Claim, Interval, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, Residuals, StepError, model_residuals
+from jkoflow.certify.step_errors import (
+    PLUG_IN,
+    UNKNOWN,
+    Residuals,
+    StepError,
+    model_residuals,
+    within_knowledge,
+)
 from jkoflow.certify.trajectory import Missing, Trajectory, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
 from jkoflow.likelihood import standard_error
@@ -70,11 +79,8 @@ def claims(
     given = (
         f"{assumption}; W2(p_0, q) between {start.lower:.4g} and {start.upper:.4g}, the bound at the former"
     )
-    return [
-        *decreases,
-        *_w2_claims(path, steps, measured, lam, given),
-        *_kl_claims(path, steps, start, lam, given),
-    ]
+    against = [*_w2_claims(path, steps, measured, lam, given), *_kl_claims(path, steps, start, lam, given)]
+    return [*decreases, *within_knowledge(against, residuals)]
 
 
 def _undecided(missing: Missing) -> Claim:

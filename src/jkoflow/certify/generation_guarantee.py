@@ -8,7 +8,8 @@ r"""What the theorems guarantee of the samples, from step sizes and residuals: K
 by KL(p_0‖q_0) = KL(p_N‖q) (Lemma 5.1). The first asks for equal steps with gamma lambda <= 2 and enough of
 them; the other two hold for every flow. The eps_n are a plug-in, and so is every bound here. Held against it
 is a lower bound of the KL: E_{p_N}[log g - log q] for the Gaussian g of one half of the pushed rows, on the
-other half. It can show that a plug-in is too small; that a bound holds rests on the plug-in alone.
+other half. It can show that a plug-in is too small; that a bound holds rests on the plug-in alone. By the
+model's own score the eps_n are estimates from below, and a KL above such a bound leaves the claim undecided.
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Lemma 5.1 and Corollary 5.2, (39)-(40), with Pinsker's
 inequality.
@@ -27,7 +28,14 @@ from torch import Tensor
 from jkoflow import bounds
 from jkoflow.certify.claim import Claim, Verdict, undecided
 from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, Residuals, StepError, model_residuals
+from jkoflow.certify.step_errors import (
+    PLUG_IN,
+    UNKNOWN,
+    Residuals,
+    StepError,
+    model_residuals,
+    within_knowledge,
+)
 from jkoflow.certify.trajectory import Missing, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
 from jkoflow.errors import InputError
@@ -80,19 +88,15 @@ def claims(
     gammas, errors = [step.gamma for step in steps], [step.eps for step in steps]
     before = bounds.sharp_w2(start.upper, gammas[:-1], errors[:-1], lam) if len(steps) > 1 else start.upper
     if math.isnan(bounds.forward_kl(start.upper, gammas, errors, lam)):
-        return [
-            *_corollary(steps, start, held, lam, assumption),
-            _undecided(Missing(_UNSEEN, UNKNOWN), _UNEQUAL),
-        ]
+        unseen = _undecided(Missing(_UNSEEN, UNKNOWN), _UNEQUAL)
+        return within_knowledge([*_corollary(steps, start, held, lam, assumption), unseen], residuals)
     found = [
         (_UNEQUAL, bounds.forward_kl(start.upper, gammas, errors, lam)),
         (_SHARPER, bounds.sharp_last_step_kl(before, gammas[-1], lam, errors[-1])),
     ]
     given = f"{assumption}; W2(p_0, q) at most {start.upper:.4g}, from samples"
-    return [
-        *_corollary(steps, start, held, lam, assumption),
-        *(claim for name, nats in found for claim in _pair(name, nats, held, given)),
-    ]
+    by_steps = [claim for name, nats in found for claim in _pair(name, nats, held, given)]
+    return within_knowledge([*_corollary(steps, start, held, lam, assumption), *by_steps], residuals)
 
 
 def _undecided(missing: Missing, name: str = _COROLLARY) -> Claim:

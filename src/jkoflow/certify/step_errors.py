@@ -17,21 +17,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from jkoflow.blocks import Block
+from jkoflow.certify.claim import Claim
 from jkoflow.certify.evidence import Evidence
 from jkoflow.flow import Flow
 from jkoflow.laws import Law
 from jkoflow.particles import Particles
 
-__all__ = ["PLUG_IN", "UNKNOWN", "Residuals", "StepError", "model_residuals"]
+__all__ = ["PLUG_IN", "UNKNOWN", "Residuals", "StepError", "model_residuals", "within_knowledge"]
 
 PLUG_IN = "eps_n by the model's own score q_n in the place of p_n"
 """What a bound with `model_residuals` rests on."""
+
+_FROM_BELOW = (
+    "the plug-in eps_n sees nothing of what the model itself misses, so that the bound may be too small"
+)
+"""Why a number above a bound with `model_residuals` refutes nothing but the plug-in."""
 
 UNKNOWN = "the plug-in sees nothing of a free last block; the bracket of the KL does"
 """The remedy where an eps_n is not a number."""
@@ -72,6 +79,17 @@ def model_residuals(evidence: Evidence) -> list[StepError]:
     if math.isinf(found[-1].gamma):
         found[-1] = StepError(math.inf, math.nan)
     return found
+
+
+def within_knowledge(found: Sequence[Claim], residuals: Residuals) -> list[Claim]:
+    """The claims, undecided where one fails against a bound with eps_n that are estimated from below."""
+    if residuals is not model_residuals:
+        return list(found)
+    return [_unrefuted(claim) if claim.verdict == "fails" else claim for claim in found]
+
+
+def _unrefuted(claim: Claim) -> Claim:
+    return replace(claim, verdict="undecided", assumption=f"{claim.assumption}; {_FROM_BELOW}")
 
 
 def _squares(flow: Flow, rows: Particles) -> Tensor:
