@@ -40,6 +40,7 @@ __all__ = ["SABOTAGES", "Sabotage", "Subject", "law"]
 
 WEIGHTS = (0.3, 0.25, 0.2, 0.15, 0.07, 0.03)
 RADIUS, SPREAD = 2.0, 0.6
+SHEAR = ((1.0, 0.9), (0.0, 0.45))
 COPIES_OFF = 1e-3
 UNTOUCHED = "untouched"
 TRUTH_ROWS = 40_000
@@ -47,11 +48,15 @@ OPTIONS = {"budget": 12.0, "max_blocks": 6, "random_state": 0}
 
 
 def law(weights: Sequence[float] = WEIGHTS) -> GaussianMixture:
-    """Round Gaussians on a hexagon in the plane; a weight of 0 leaves its mode out."""
+    """Gaussians on a sheared hexagon in the plane; a weight of 0 leaves its mode out."""
     kept = [mode for mode, weight in enumerate(weights) if weight > 0]
-    angles = [math.pi / 3 * mode for mode in kept]
-    means = [[RADIUS * math.cos(angle), RADIUS * math.sin(angle)] for angle in angles]
-    return GaussianMixture([weights[mode] for mode in kept], means, stds=[SPREAD] * len(kept))
+    shear = torch.tensor(SHEAR, dtype=torch.float64)
+    angles = torch.tensor([math.pi / 3 * mode for mode in kept], dtype=torch.float64)
+    means = RADIUS * torch.stack([angles.cos(), angles.sin()], dim=1) @ shear.T
+    covariance = SPREAD**2 * shear @ shear.T
+    return GaussianMixture(
+        [weights[mode] for mode in kept], means, covariances=covariance.expand(len(kept), 2, 2)
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Subject:
 
     folder: Path
     fit_rows: int = 10_000
-    held_out: int = 3000
+    held_out: int = 6000
     options: dict[str, Any] = field(default_factory=lambda: dict(OPTIONS))
     seed: int = 0
 
@@ -197,10 +202,11 @@ def _jittered(weights: Tensor, size: float, source: torch.Generator) -> Tensor:
     return weights * (1 + size * torch.randn(weights.shape, generator=source))
 
 
-def _rounded(weights: Tensor, bits: float, source: torch.Generator) -> Tensor:
+def _rounded(weights: Tensor, size: float, source: torch.Generator) -> Tensor:
+    """To multiples of a share `size` of the largest weight of the layer."""
     del source
-    mantissa, exponent = torch.frexp(weights)
-    return torch.ldexp((mantissa * 2**bits).round() / 2**bits, exponent)
+    step = size * float(weights.abs().max())
+    return (weights / step).round() * step if step > 0 else weights
 
 
 def _faster(block: Block, size: float) -> Block:
@@ -284,16 +290,16 @@ _RELATIVE = "relative"
 SABOTAGES: tuple[Sabotage, ...] = (
     Sabotage(
         "log-det sign",
-        "log-determinants times 1 - size; 2 flips the sign",
+        "log-determinants times 1 - size (2 flips the sign)",
         _RELATIVE,
-        (2.0, 0.1, 1e-2, 1e-4, 1e-6, 1e-7),
+        (2.0, 0.1, 1e-3, 1e-5, 1e-6, 1e-7),
         _each(ScaledLogDet),
     ),
     Sabotage(
         "log-det of few rows",
         "one log-determinant 1 nat too large in a corner",
         "share of the rows",
-        (0.5, 0.2, 0.05, 0.02, 0.005),
+        (0.5, 0.1, 0.02, 0.005, 0.001),
         _log_det_of_few,
     ),
     Sabotage(
@@ -353,7 +359,7 @@ SABOTAGES: tuple[Sabotage, ...] = (
         "wrong gamma, deployed",
         "velocities larger than trained",
         _RELATIVE,
-        (1.0, 0.3, 0.1, 0.05),
+        (1.0, 0.3, 0.1),
         lambda subject, size: subject.altered(lambda blocks: [_faster(block, size) for block in blocks]),
     ),
     Sabotage(
@@ -364,9 +370,15 @@ SABOTAGES: tuple[Sabotage, ...] = (
         _exchanged,
     ),
     Sabotage(
-        "weights jittered", "noise on every weight", _RELATIVE, (0.3, 0.1, 0.03, 0.01), _weights(_jittered)
+        "weights jittered", "noise on every weight", _RELATIVE, (3.0, 1.0, 0.3, 0.1), _weights(_jittered)
     ),
-    Sabotage("weights rounded", "weights rounded to few bits", "bits", (2, 3, 4, 5), _weights(_rounded)),
+    Sabotage(
+        "weights rounded",
+        "weights rounded to a grid",
+        "step over the largest weight of a layer",
+        (1.0, 0.5, 0.2, 0.1),
+        _weights(_rounded),
+    ),
     Sabotage(
         "too few steps",
         "fit stopped early",
