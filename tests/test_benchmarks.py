@@ -15,7 +15,7 @@ import torch
 
 from jkoflow import JKOFlow
 from jkoflow.blocks import AffineBlock
-from jkoflow.certify import Claim, Evidence, KLBracket
+from jkoflow.certify import Certificates, Claim, Evidence, KLBracket
 from jkoflow.config import Settings
 from jkoflow.data import Schema, read_table
 from jkoflow.flow import Flow
@@ -266,3 +266,47 @@ def test_a_claim_that_fails_on_an_honest_flow_is_looked_at_again(
     assert [right(rises, block) for block in (1, 2, 3)] == [False, True, False]
     assert math.isclose(honest.kl_nats, 0.5)
     assert not right("W2(p_n, q) after the block is at most the bound of Theorem 4.3", 2)
+
+
+def test_honest_flows_are_counted_by_whether_a_claim_fails_rightly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_safely: ModuleType
+) -> None:
+    honest_flows = importlib.import_module("honest_flows")
+    case = honest_flows.draw_case("mixtures", 500, published=False)
+    model = whitened(torch.as_tensor(case.rows("fit", 300)), tmp_path / "model")
+    normal = Claim("rows cannot be told from N(0, I): p = 0.005", "", "plug-in", "fails", rows=1000)
+    bound = Claim("W2(p_n, q) is at most the bound", "", "plug-in", "fails", block=1)
+    seen = []
+
+    def one_or_two(evidence: Evidence) -> Certificates:
+        seen.append(evidence)
+        found = (normal, bound) if len(seen) == 2 else (normal,)
+        return Certificates(KLBracket(lower=0.1), (*found, replace(bound, verdict="holds")))
+
+    monkeypatch.setattr(
+        fails_safely,
+        "load_honest",
+        lambda number, folder: honest_flows.Honest(case, model, 0.05 + number, 0.01),
+    )
+    monkeypatch.setattr(fails_safely, "certify", one_or_two)
+    record = fails_safely.Record(tmp_path / "rows.jsonl")
+    fails_safely.run_honest(record, 3, tmp_path)
+    fails_safely.run_honest(
+        fails_safely.Record(tmp_path / "rows.jsonl"), 3, tmp_path
+    )  # nothing is left to do
+    assert [evidence.seed for evidence in seen] == [0, 1, 2]
+    assert len(seen[0].held_out) == case.fit.held_out
+    assert [[entry["right"] for entry in row["failed"]] for row in record.rows] == [
+        [True],
+        [True, False],
+        [True],
+    ]
+    found = fails_safely.tables(record)
+    assert found["sums"].splitlines()[2].startswith("| 0 | 0 | 3 | 2 | 1 |")
+    assert [line.split(" | ")[-2:] for line in found["honest"].splitlines()[2:]] == [
+        ["1", "0 |"],
+        ["1", "1 |"],
+        ["1", "0 |"],
+    ]
+    assert "| rows cannot be told from N(0, I) | 3 | 0 |" in found["failed"]
+    assert "| W2(p_n, q) is at most the bound | 0 | 1 |" in found["failed"]
