@@ -89,6 +89,11 @@ def publish(
     if figure is not None:
         figure.savefig(pages / f"{name}.png", bbox_inches="tight")
     page = pages / f"{name}.md"
+    write_tables(page, tables or {})
+
+
+def write_tables(page: Path, tables: Mapping[str, str]) -> None:
+    """Put the tables into their places on the page, where there is one."""
     if tables and page.exists():
         page.write_text(fill_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
 

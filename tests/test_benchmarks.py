@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from jkoflow import JKOFlow
 from jkoflow.blocks import AffineBlock
+from jkoflow.certify import Certificates, Claim, Evidence, KLBracket
 from jkoflow.config import Settings
 from jkoflow.data import Schema, read_table
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
+from jkoflow.likelihood import log_prob
 from jkoflow.model import Model, save_model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -113,3 +119,194 @@ def test_certify_speed_tells_every_reader(
         0 < row["before_mb"] <= row["peak_mb"] == max(row["peak_mb"], *row["peak_mb_after_reader"].values())
     )
     assert "| KL bracket, CPU s |" in capsys.readouterr().out
+
+
+# ── certificates that fail safely ──
+
+
+@pytest.fixture
+def fails_safely(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load(FOLDER / "certificates_fail_safely.py", monkeypatch)
+
+
+def whitened(x: torch.Tensor, folder: Path, *more: AffineBlock) -> JKOFlow:
+    """The Gaussian step of rows x and `more` blocks, as a fitted model in a folder."""
+    table = read_table(x.numpy())
+    schema = Schema.fit(table)
+    rows = torch.as_tensor(schema.standardise(x.numpy()))
+    first = AffineBlock.whitening(rows.mean(dim=0), rows.T.cov())
+    flow = Flow(StandardNormal(x.shape[1]), [first, *more])
+    save_model(Model(schema, flow, Settings(dtype="float64")), folder)
+    return JKOFlow.load(folder)
+
+
+def subject_in(folder: Path, *more: AffineBlock):
+    subject = importlib.import_module("sabotages").Subject(folder, held_out=120)
+    whitened(subject.rows("fit", 500), folder / "untouched", *more)
+    return subject
+
+
+def by_nll(evidence: Evidence) -> tuple[KLBracket, list[Claim]]:
+    """In place of the bracket, which takes seconds: what -E[log q_0] is above 2 nats."""
+    nats = -log_prob(evidence.flow, evidence.held_out.x).mean()
+    return KLBracket(lower=max(0.0, float(nats) - 2)), []
+
+
+def test_a_ladder_of_sabotages_ends_and_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_safely: ModuleType
+) -> None:
+    by_name = {sabotage.name: sabotage for sabotage in fails_safely.SABOTAGES}
+    ladders = [
+        replace(by_name["log-det sign"], sizes=(2.0, 1e-12, 1e-13, 1e-14)),
+        replace(by_name["wrong scale"], sizes=(-0.8, 0.0)),
+        replace(by_name["block skipped"], sizes=(1.0, 2.0)),  # there is one block
+    ]
+    monkeypatch.setattr(fails_safely.kl, "bracket", by_nll)
+    record, subject = fails_safely.Record(tmp_path / "rows.jsonl"), subject_in(tmp_path)
+    fails_safely.run_sabotages(record, subject, ladders)
+    good, *rows = record.rows
+    assert good["failed"] == []
+    assert 0 < good["true_kl_nats"] < 2  # a Gaussian against six modes
+    (block,) = subject.untouched().flow
+    nll = math.log(2 * math.pi) + 1 - float(torch.linalg.slogdet(block.matrix)[1])
+    assert good["kl_lower_nats"] == pytest.approx(nll - 2, abs=0.1)
+    assert [(row["name"], row["size"], row["caught"]) for row in rows] == [
+        ("log-det sign", 2.0, True),
+        ("log-det sign", 1e-12, False),  # within rounding
+        ("log-det sign", 1e-13, False),  # and the ladder ends
+        ("wrong scale", -0.8, True),
+        ("wrong scale", 0.0, False),
+        ("block skipped", 1.0, False),
+    ]
+    assert len(rows[0]["failed"]) >= 1
+    assert rows[0]["kl_lower_nats"] is None
+    assert rows[3]["failed"] == []
+    assert rows[3]["kl_lower_nats"] > rows[3]["threshold_nats"] == pytest.approx(3 * good["kl_lower_nats"])
+    again = fails_safely.Record(tmp_path / "rows.jsonl")
+    assert again.rows == record.rows
+    fails_safely.run_sabotages(again, subject, ladders)
+    assert len(again.rows) == len(record.rows)
+    found = fails_safely.tables(again, ladders)
+    line = found["sabotages"].splitlines()[2]
+    assert line.startswith(
+        "| log-det sign | log-determinants times 1 - size (2 flips the sign) | relative | 2 | 2 |"
+    )
+    assert line.endswith("| 1e-12, 1e-13 |")
+    assert found["sums"].splitlines()[2].startswith("| 3 | 2 | 0 | 0 | 0 |")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "differs"),
+    [
+        ("log-det sign", 0.1, {"log_det"}),
+        ("log-det of few rows", 0.5, {"log_det"}),
+        ("log-det skipped", 1, {"log_det"}),
+        ("inverse skipped", 1, {"pull"}),
+        ("biased inverse", 0.1, {"pull"}),
+        ("inverse of few rows", 0.5, {"pull"}),
+        ("cold samples", 0.1, {"pull"}),
+        ("wrong constant", 0.1, {"base"}),
+        ("block skipped", 1, {"push", "pull", "log_det"}),
+        ("shuffled blocks", 1, {"push", "pull"}),
+    ],
+)
+def test_a_sabotage_changes_what_it_says_and_nothing_else(
+    tmp_path: Path, fails_safely: ModuleType, name: str, size: float, differs: set[str]
+) -> None:
+    matrix, offset = torch.tensor([0.5, 1.0]).diag().double(), torch.tensor([0.0, 0.3]).double()
+    subject = subject_in(tmp_path, AffineBlock(dim=2, matrix=matrix, offset=offset))
+    (sabotage,) = (sabotage for sabotage in fails_safely.SABOTAGES if sabotage.name == name)
+    honest, broken = subject.untouched(), sabotage.make(subject, size)
+    x = honest.held_out.x
+    assert torch.equal(broken.held_out.x, x)
+    assert broken.seed == honest.seed
+    answers = {
+        "push": lambda flow: flow.push(x),
+        "pull": lambda flow: flow.pull(x),
+        "log_det": lambda flow: flow.log_det(x),
+        "base": lambda flow: flow.base.log_prob(x),
+    }
+    changed = {
+        key
+        for key, answer in answers.items()
+        if not torch.allclose(answer(honest.flow), answer(broken.flow), atol=1e-9)
+    }
+    assert changed == differs
+    if "rank" in sabotage.unit:
+        assert sabotage.make(subject, 9) is None
+
+
+def test_weights_are_rounded_to_a_grid(fails_safely: ModuleType) -> None:
+    rounded = importlib.import_module("sabotages")._rounded
+    weights = torch.tensor([1.0, 0.3, -2.0, 0.2])
+    assert torch.equal(rounded(weights, 0.25, torch.Generator()), torch.tensor([1.0, 0.5, -2.0, 0.0]))
+    torch.testing.assert_close(rounded(weights, 1e-6, torch.Generator()), weights, atol=1e-6, rtol=0)
+    assert torch.equal(rounded(torch.zeros(2), 0.5, torch.Generator()), torch.zeros(2))
+
+
+def test_a_claim_that_fails_on_an_honest_flow_is_looked_at_again(
+    tmp_path: Path, fails_safely: ModuleType
+) -> None:
+    honest_flows = importlib.import_module("honest_flows")
+    case = honest_flows.draw_case("mixtures", 500, published=False)
+    dim = case.problem.dim
+    away = AffineBlock(dim=dim, matrix=torch.eye(dim).double(), offset=torch.ones(dim).double())
+    stays = AffineBlock(dim=dim, matrix=torch.eye(dim).double())
+    model = whitened(torch.as_tensor(case.rows("fit", 2000)), tmp_path / "model", away, stays)
+    honest = honest_flows.Honest(case, model, 0.5, 0.01)
+
+    def right(text: str, block: int | None = None, **changes: float) -> bool:
+        claim = Claim(text, "", "plug-in", "fails", block=block)
+        return fails_safely.right_to_fail(claim, honest._replace(**changes))
+
+    normal = "pushed held-out rows cannot be told from N(0, I) by their energy distance: p = 0.005"
+    assert right(normal)
+    assert not right(normal, kl_nats=0.02)
+    rises = "the block does not raise KL(.‖q), in nats"
+    assert [right(rises, block) for block in (1, 2, 3)] == [False, True, False]
+    assert math.isclose(honest.kl_nats, 0.5)
+    assert not right("W2(p_n, q) after the block is at most the bound of Theorem 4.3", 2)
+
+
+def test_honest_flows_are_counted_by_whether_a_claim_fails_rightly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_safely: ModuleType
+) -> None:
+    honest_flows = importlib.import_module("honest_flows")
+    case = honest_flows.draw_case("mixtures", 500, published=False)
+    model = whitened(torch.as_tensor(case.rows("fit", 300)), tmp_path / "model")
+    normal = Claim("rows cannot be told from N(0, I): p = 0.005", "", "plug-in", "fails", rows=1000)
+    bound = Claim("W2(p_n, q) is at most the bound", "", "plug-in", "fails", block=1)
+    seen = []
+
+    def one_or_two(evidence: Evidence) -> Certificates:
+        seen.append(evidence)
+        found = (normal, bound) if len(seen) == 2 else (normal,)
+        return Certificates(KLBracket(lower=0.1), (*found, replace(bound, verdict="holds")))
+
+    monkeypatch.setattr(
+        fails_safely,
+        "load_honest",
+        lambda number, folder: honest_flows.Honest(case, model, 0.05 + number, 0.01),
+    )
+    monkeypatch.setattr(fails_safely, "certify", one_or_two)
+    record = fails_safely.Record(tmp_path / "rows.jsonl")
+    fails_safely.run_honest(record, 3, tmp_path)
+    fails_safely.run_honest(
+        fails_safely.Record(tmp_path / "rows.jsonl"), 3, tmp_path
+    )  # nothing is left to do
+    assert [evidence.seed for evidence in seen] == [0, 1, 2]
+    assert len(seen[0].held_out) == case.fit.held_out
+    assert [[entry["right"] for entry in row["failed"]] for row in record.rows] == [
+        [True],
+        [True, False],
+        [True],
+    ]
+    found = fails_safely.tables(record)
+    assert found["sums"].splitlines()[2].startswith("| 0 | 0 | 3 | 2 | 1 |")
+    assert [line.split(" | ")[-2:] for line in found["honest"].splitlines()[2:]] == [
+        ["1", "0 |"],
+        ["1", "1 |"],
+        ["1", "0 |"],
+    ]
+    assert "| rows cannot be told from N(0, I) | 3 | 0 |" in found["failed"]
+    assert "| W2(p_n, q) is at most the bound | 0 | 1 |" in found["failed"]

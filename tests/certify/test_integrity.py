@@ -228,6 +228,24 @@ def test_a_determinant_that_is_off_by_little_is_caught():
 
 
 @pytest.mark.usefixtures("_few_rows")
+def test_a_determinant_that_is_off_in_a_corner_is_caught():
+    """In 5% of the rows and by too little for the samples; the chance to miss it is 0.001 for each seed."""
+
+    class OffInCorner(AffineBlock):
+        def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            y, log_det = super().push_with_log_det(x, context)
+            return y, log_det + 0.01 * (x[:, 0] > 1.645)
+
+    flow = Flow(StandardNormal(2), [affine(2, kind=OffInCorner)])
+    rows = Particles(torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    for seed in range(5):
+        found = by_claim(flow, rows, seed=seed)
+        assert (found[DENSITY].verdict, found[DENSITY].rows) == ("fails", 128)
+        assert found[DENSITY].measured == pytest.approx(0.01, rel=1e-6)
+        assert found[ONE_LAW].verdict != "fails"
+
+
+@pytest.mark.usefixtures("_few_rows")
 def test_a_density_that_is_no_number_is_caught():
     class NoNumber(AffineBlock):
         def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from jkoflow.certify import Evidence, theorems
+from jkoflow.certify import Claim, Evidence, forward_convergence, generation_guarantee, theorems
 from jkoflow.certify.first_order_residual import residuals
-from jkoflow.certify.step_errors import plug_in_errors
+from jkoflow.certify.step_errors import StepError, plug_in_errors, within_knowledge
 from oracles.gaussian_flows import gaussian_flow
 
 
@@ -52,3 +52,23 @@ def test_an_exact_flow_is_never_told_to_break_a_theorem():
     found = theorems.claims(gaussian_flow(2, (0.5, 1.0, math.inf)).evidence())
     assert not [claim for claim in found if claim.verdict == "fails"]
     assert sum(claim.verdict == "holds" for claim in found) > 5
+
+
+def test_a_plug_in_from_below_refutes_nothing():
+    """Blocks that learned nothing, said to be exact steps: bounds are exceeded, and nobody is accused."""
+    made = gaussian_flow(2, (1e-6, 1e-6, 1e-6))
+    steps = [StepError(2.0, 0.0)] * 3
+    accused = [
+        *forward_convergence.claims(made.evidence(), steps),
+        *generation_guarantee.claims(made.evidence(), steps),
+    ]
+    failing = [claim for claim in accused if claim.verdict == "fails"]
+    assert len(failing) > 3
+    told = within_knowledge(accused)
+    assert [claim.verdict for claim in told if claim.claim in {f.claim for f in failing}].count("fails") == 0
+    assert sum("too small" in claim.assumption for claim in told) == len(failing)
+
+
+def test_a_decrease_that_fails_rests_on_no_plug_in():
+    worse = Claim("a decrease", "", "plug-in", "fails", 1.0, bound=0.0)
+    assert within_knowledge([worse]) == [worse]

@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from jkoflow.certify.claim import Claim
 from jkoflow.certify.first_order_residual import BlockResidual
 from jkoflow.flow import Flow
 
-__all__ = ["PLUG_IN", "UNKNOWN", "StepError", "plug_in_errors"]
+__all__ = ["PLUG_IN", "UNKNOWN", "StepError", "plug_in_errors", "within_knowledge"]
 
 PLUG_IN = "eps_n by a plug-in: the larger of two estimates, and the distance of T_n from the optimal map"
 """What a bound with `plug_in_errors` rests on."""
+
+_FROM_BELOW = "it may be below the true eps_n, and the bound too small"
+"""Why a number above a bound with `plug_in_errors` refutes nothing but the plug-in."""
 
 UNKNOWN = "eps_n needs more held-out rows, and none of a context; the bracket of the KL needs no eps_n"
 """The remedy where an eps_n is not a number."""
@@ -52,3 +57,16 @@ def plug_in_errors(flow: Flow, measured: Sequence[BlockResidual]) -> list[StepEr
         StepError(block.gamma, max(block.variational, block.own) + block.transport_gap) for block in inner
     ]
     return [*found, StepError(last.gamma, last.variational + last.transport_gap)]
+
+
+def within_knowledge(found: Sequence[Claim]) -> list[Claim]:
+    """The claims, undecided where one fails against a bound that rests on `plug_in_errors`."""
+    return [_unrefuted(claim) if _rests_on_plug_in(claim) else claim for claim in found]
+
+
+def _rests_on_plug_in(claim: Claim) -> bool:
+    return claim.verdict == "fails" and claim.assumption.startswith(PLUG_IN)
+
+
+def _unrefuted(claim: Claim) -> Claim:
+    return replace(claim, verdict="undecided", assumption=f"{claim.assumption}; {_FROM_BELOW}")

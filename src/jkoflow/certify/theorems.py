@@ -10,7 +10,7 @@ from __future__ import annotations
 from jkoflow.certify import first_order_residual, forward_convergence, generation_guarantee
 from jkoflow.certify.claim import Claim
 from jkoflow.certify.evidence import Evidence
-from jkoflow.certify.step_errors import plug_in_errors
+from jkoflow.certify.step_errors import plug_in_errors, within_knowledge
 
 __all__ = ["claims"]
 
@@ -21,6 +21,6 @@ def claims(evidence: Evidence) -> list[Claim]:
     steps = plug_in_errors(evidence.flow, measured)
     return [
         *first_order_residual.claims(evidence, measured),
-        *forward_convergence.claims(evidence, steps),
-        *generation_guarantee.claims(evidence, steps),
+        *within_knowledge(forward_convergence.claims(evidence, steps)),
+        *within_knowledge(generation_guarantee.claims(evidence, steps)),
     ]
