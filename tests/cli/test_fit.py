@@ -57,7 +57,7 @@ def test_settings_file_can_say_how_much_is_held_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("with_signal", "after"), [(signal.SIGINT, 2), (signal.SIGKILL, 1)], ids=["ctrl-c", "kill -9"]
+    ("with_signal", "after"), [(signal.SIGINT, 1), (signal.SIGKILL, 1)], ids=["ctrl-c", "kill -9"]
 )
 def test_interrupted_and_resumed_is_the_same_model(
     with_signal: signal.Signals,

@@ -40,8 +40,8 @@ from jkoflow.particles import Particles
 
 __all__ = ["bracket"]
 
-_LEAST_ROWS, _MOST_ROWS = 100, 20_000
-_LEAST_DRAWS, _MOST_DRAWS = 4096, 16_384
+_LEAST_ROWS, _MOST_ROWS = 100, 10_000
+_LEAST_DRAWS, _MOST_DRAWS = 4096, 10_000
 _FOLDS = 3
 _FLOOR_NATS, _CEILINGS_NATS = -10.0, (4.0, 7.0)
 """h - c is cut there, so that no row decides the averages; the bound holds for the cut h as for any."""
