@@ -38,7 +38,7 @@ class Training:
 
     Arguments:
         flow: T_N o ... o T_1.
-        steps: The record of each step.
+        steps: The record of each step, with `cpu_seconds_so_far` since the start.
         cpu_seconds: Of the fold: training, judging and pushing.
     """
 
@@ -59,7 +59,7 @@ def train_on_law(
         state, schedule=schedule, trainer=trainer, runtime=Runtime(seed), keep_if_better=False
     ):
         state = after
-        steps.append(step.info)
+        steps.append({**step.info, "cpu_seconds_so_far": time.process_time() - started})
     return Training(state.flow, tuple(steps), time.process_time() - started)
 
 
