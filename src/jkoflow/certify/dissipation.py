@@ -22,7 +22,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from jkoflow.certify.claim import Claim, undecided
+from jkoflow.certify.claim import Claim, Kind, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.laws import StandardNormal
 from jkoflow.residual import LEAST_ROWS, SCALES, Norm, StepPairs, variational_norm
@@ -117,7 +117,13 @@ def _dissipation_claim(information: Sequence[Norm], rows: int) -> Claim:
 
 
 def _fisher_claim(information: Norm, rows: int) -> Claim:
+    """Undecided where nothing was seen: a bound of 0 would say more than the fields can."""
     half = float(norm.ppf(LEVEL)) * information.se / 2
+    if not information.square / 2 > half:
+        why = "the vector fields see nothing of ∇V + ∇log rho in these rows, which is no proof that it is 0"
+        told = {"unit": "nats", "space": "latent", "rows": rows}
+        kind: Kind = "upper-under-assumption"
+        return undecided(_FISHER, _FISHER_SOURCE, kind, why=why, remedy="see the bracket", **told)
     return Claim(
         _FISHER,
         _FISHER_SOURCE,

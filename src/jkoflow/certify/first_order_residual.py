@@ -228,16 +228,19 @@ def _gap_claim(block: BlockResidual) -> Claim:
     derivative = block.derivative
     turn = derivative.asymmetry / block.gamma
     known = math.isfinite(block.transport_gap)
+    seen = (
+        f"‖T_n^{{n-1}} - T^{{-1}}‖/gamma = {block.transport_gap:.2g} on pairs, antisymmetric part of ∇T over"
+        f" gamma {turn:.2g}, smallest eigenvalue of its symmetric part {derivative.smallest:.2g}"
+    )
     return Claim(
-        f"{_GAP}: ‖T_n^{{n-1}} - T^{{-1}}‖/gamma = {block.transport_gap:.2g} on pairs, antisymmetric part of"
-        f" ∇T over gamma {turn:.2g}, smallest eigenvalue of its symmetric part {derivative.smallest:.2g}",
+        _GAP,
         "Cheng, Lu, Tan & Xie (2024), Remark 3.2 and Lemma 3.3",
         "plug-in",
         "holds" if block.optimal else "undecided",
         max(block.transport_gap, turn) if known else None,
         bound=_SMALL * block.variational,
         unit=_UNIT,
-        assumption="" if known else "in a context, rows of different contexts cannot change partners",
+        assumption=seen if known else "in a context, rows of different contexts cannot change partners",
         rows=min(block.rows, _PAIRS),
         block=block.number,
         remedy="" if block.optimal else "fit the block longer, or with smaller steps",
