@@ -10,6 +10,7 @@ bound that rests on a plug-in must not be found broken at all.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ __all__ = ["Honest", "load_honest", "right_to_fail"]
 FIRST_NUMBER = 500
 MOST_BUDGET, HELD_OUT = 8.0, 3000
 FRESH_ROWS = 10_000
+DRAWS = 4
 STANDARD_ERRORS = 3.0
 
 
@@ -71,9 +73,10 @@ def load_honest(number: int, folder: Path) -> Honest:
 def right_to_fail(claim: Claim, honest: Honest) -> bool:
     """Whether what a claim says is false indeed.
 
-    Pushed rows are not normal where the true KL is above 0. A rise of the KL, and what a claim says of the
-    map as it is computed, must be found again with fresh rows and another seed. A bound that is broken on
-    paper only, since an eps_n in it is estimated too small, is no fault of the flow: never right.
+    Pushed rows are not normal where the true KL is above 0. What a claim says of the map as it is computed
+    must be found again over `DRAWS` fresh sets of rows with other seeds: by their mean, or where a claim has
+    no number or no bound, by its verdict. A bound that is broken on paper only, since an eps_n in it is
+    estimated too small, is no fault of the flow: never right.
     """
     if "cannot be told from N(0, I)" in claim.claim:
         return honest.kl_nats > STANDARD_ERRORS * honest.kl_se_nats
@@ -81,8 +84,19 @@ def right_to_fail(claim: Claim, honest: Honest) -> bool:
     if "does not raise KL" in claim.claim and claim.block is not None:
         path = follow(fresh)
         return not isinstance(path, Missing) and float(path.objective.diff(dim=0)[claim.block - 1].mean()) > 0
-    again = [*integrity.claims(fresh), *inversion.claims(fresh)]
-    return any(
-        other.verdict == "fails" and (other.claim, other.block) == (claim.claim, claim.block)
-        for other in again
-    )
+    again = list(_found_again(claim, honest))
+    found = [other.measured for other in again if other.measured is not None]
+    if claim.bound is not None and found and sum(found) / len(found) > claim.bound:
+        return True
+    return bool(again) and all(other.verdict == "fails" for other in again)
+
+
+def _found_again(claim: Claim, honest: Honest) -> Iterator[Claim]:
+    """The same claim on fresh rows, once for each draw; by the one reader that makes it."""
+    for reader in (integrity.claims, inversion.claims):
+        for draw in range(1, DRAWS + 1):
+            claims = reader(honest.evidence("fresh", FRESH_ROWS, seed=100 * draw + 1))
+            same = [other for other in claims if (other.claim, other.block) == (claim.claim, claim.block)]
+            yield from same
+            if not same:
+                break
