@@ -59,7 +59,8 @@ _FLOAT32_NATS = 1e-2
 _JACOBIAN_ENTRIES, _LARGEST_DIM = 2048, 1024
 _DENSITY_ROWS = 128
 """With so many, what is wrong of 5% of the rows is missed once in 700."""
-_MISSED_SHARE, _ROUND_TRIP_ROWS = 0.005, 2048
+_MISSED_SHARE, _ROUND_TRIP_ROWS, _ACCUSING_LEVEL = 0.005, 2048, 0.999
+"""At the level of the other intervals one in forty flows whose share is just allowed would be accused."""
 _LAW_ROWS, _LAW_TANGENTS, _FITTED_ROWS = 4096, 2**17, 1024
 _OFFSET_NATS = 0.2
 _STANDARD_ERRORS, _UNSEEN_ROWS = 6.0, 20.0
@@ -236,9 +237,9 @@ def _latent_rows(evidence: Evidence) -> Particles | None:
 
 
 def _share_interval(count: int, n: int) -> Interval:
-    """Clopper and Pearson's interval of a share, never too narrow."""
-    tail = (1 - LEVEL) / 2
-    low = float(beta.ppf(tail, count, n - count + 1)) if count else 0.0
+    """Clopper and Pearson's interval of a share, never too narrow; its lower end at `_ACCUSING_LEVEL`."""
+    tail, lower_tail = (1 - LEVEL) / 2, (1 - _ACCUSING_LEVEL) / 2
+    low = float(beta.ppf(lower_tail, count, n - count + 1)) if count else 0.0
     return low, float(beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
 
 
