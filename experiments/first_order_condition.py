@@ -115,7 +115,7 @@ def trained(
         loss = objective.terms_of(rows, y, log_det).total
         yield iteration, block, float(loss.detach())
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
         optimiser.step()
 
 

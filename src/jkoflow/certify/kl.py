@@ -12,7 +12,7 @@ less well, and to first order by the same amount (Akaike 1974, IEEE Trans. Autom
 estimate. The upper end rests on what h misses of log p_0/q_0 being no more than twice its optimism
 D_fit - D: critics are stopped where more fitting gains nothing on new rows, so what they have learned of
 noise tells how much structure they had to leave. No procedure bounds a KL from above from samples without an
-assumption; this one was checked on flows with known KL (docs/results.md).
+assumption; this one was checked on flows with known KL (docs/coverage.md).
 
 Source: theory, "Beyond the paper", bracket from below and witness bound; the form without logarithm is that
 of Nguyen, Wainwright & Jordan (2010), arXiv 0809.0853.
@@ -169,7 +169,8 @@ def _fold(evidence: Evidence, seen: Sequence[tuple[Seen, Seen]], number: int) ->
     mixtures = [Mixture(fit, count, seed=seed) for count in affordable_components(fit)]
     critics = [*_critics(evidence, fit, fit_draws, seed, number), *map(_cut_gain, mixtures)]
     combined = _stacked(critics, choice, choice_draws)
-    by_ratio = [_donsker_varadhan(combined, choice_draws, ceiling) for ceiling in _CEILINGS_NATS]
+    shift = float(torch.logsumexp(combined(choice_draws), 0)) - math.log(len(choice_draws))
+    by_ratio = [_donsker_varadhan(combined, shift, ceiling) for ceiling in _CEILINGS_NATS]
     bounds = [*by_ratio, *map(_witness, mixtures)]
     chosen = max(bounds, key=lambda bound: _prospect(bound(choice, choice_draws)))
     return _Fold(held_out=chosen(*seen[number]), fitted=chosen(fit, fit_draws))
@@ -185,7 +186,7 @@ def _shuffled(evidence: Evidence, parts: Sequence[Seen], number: int) -> Seen:
         torch.cat([part.x for part in parts]),
         torch.cat([part.z for part in parts]),
         torch.cat([part.log_q0 for part in parts]),
-        None if parts[0].context is None else torch.cat([part.context for part in parts]),  # type: ignore[misc]
+        None if parts[0].context is None else torch.cat([part.context for part in parts]),  # type: ignore[misc]  # all or none
     )
     order = torch.randperm(len(joined), generator=evidence.stream(f"stacking {number}"))
     return joined.rows(order.to(joined.x.device))
@@ -205,7 +206,7 @@ def _critics(evidence: Evidence, rows: Seen, draws: Seen, seed: int, number: int
     for waves, scale in ((0, 0.0), *(((2 * rows.dim, _WAVES_SCALE),) if few else ())):
         source = evidence.stream(f"network {number} {waves}")
         found.append(fit_network(p, q, waves=waves, scale=scale, generator=source))
-    return [lambda seen, h=h: h(seen.columns()).double() for h in found]  # type: ignore[misc]
+    return [lambda seen, h=h: h(seen.columns()).double() for h in found]  # type: ignore[misc]  # a default binds h
 
 
 def _stacked(critics: Sequence[Numbers], rows: Seen, draws: Seen) -> Numbers:
@@ -218,10 +219,8 @@ def _stacked(critics: Sequence[Numbers], rows: Seen, draws: Seen) -> Numbers:
     return lambda seen: values(seen) @ weights.to(seen.log_q0) + offset
 
 
-def _donsker_varadhan(h: Numbers, draws: Seen, ceiling: float) -> Bound:
-    """The bound of h cut at a ceiling, its shift c such that E_q[e^{h - c}] = 1 on `draws` before the cut."""
-    at_draws = h(draws)
-    shift = torch.logsumexp(at_draws, 0) - math.log(len(draws))
+def _donsker_varadhan(h: Numbers, shift: float, ceiling: float) -> Bound:
+    """The bound of h less its shift c, at which E_q[e^{h - c}] = 1 on some draws, cut at a ceiling."""
 
     def evaluate(rows: Seen, fresh: Seen) -> _Value:
         of_p = (h(rows) - shift).clamp(_FLOOR_NATS, ceiling)
