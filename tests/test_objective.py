@@ -20,7 +20,13 @@ from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
 from jkoflow.errors import InputError
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step, kl, transport_map, w2
 from jkoflow.laws import StandardNormal
-from jkoflow.objective import DIVERGENCES, KLObjective, Terms, push_with_log_det_by
+from jkoflow.objective import (
+    DIVERGENCES,
+    KLObjective,
+    Terms,
+    penalised_log_det,
+    push_with_log_det_by,
+)
 from jkoflow.particles import Particles
 from oracles.blocks import generator, make_velocity, points
 
@@ -196,3 +202,31 @@ def test_oracle_moments_are_exact() -> None:
     state = GaussianState.from_samples(exact_moments().x.numpy())
     np.testing.assert_allclose(state.mean, MEAN, atol=1e-12)
     np.testing.assert_allclose(state.covariance, COVARIANCE, atol=1e-12)
+
+
+def test_penalised_log_det_is_the_logarithm_where_no_map_folds() -> None:
+    matrices = torch.eye(3, dtype=torch.float64) + 0.2 * points(9, 9).reshape(9, 3, 3)
+    torch.testing.assert_close(penalised_log_det(matrices), torch.linalg.slogdet(matrices)[1])
+
+
+def test_penalised_log_det_goes_on_as_the_tangent_below_a_small_determinant() -> None:
+    """det A = a m with m = e^{-6}: log m + a - 1, of the logarithm's slope at a = 1, and continuous there."""
+    ratio = torch.tensor([1.0, 0.5, 0.0, -1.0, -3.0], dtype=torch.float64, requires_grad=True)
+    small = math.exp(-6)
+    matrices = torch.diag_embed(torch.stack([ratio * small, torch.ones_like(ratio)], dim=1))
+    values = penalised_log_det(matrices)
+    torch.testing.assert_close(values, -6 + ratio - 1)
+    off_zero = [0, 1, 3, 4]  # the logarithm has no derivative where the matrix is singular
+    slope = torch.autograd.grad(values[off_zero].sum(), ratio)[0][off_zero]
+    torch.testing.assert_close(slope, torch.ones(4, dtype=torch.float64))
+
+
+def test_training_on_the_determinant_sees_folds() -> None:
+    """A reflection has |det| = 1 and is no density's map."""
+
+    def loss(matrix: Tensor) -> float:
+        return float(terms_of(AffineBlock(dim=2, gamma=GAMMA, matrix=matrix)).neg_log_det)
+
+    straight = torch.eye(2, dtype=torch.float64)
+    assert loss(straight) == pytest.approx(0.0)
+    assert loss(torch.diag(torch.tensor([-1.0, 1.0], dtype=torch.float64))) > 100

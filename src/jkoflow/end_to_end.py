@@ -4,8 +4,8 @@ r"""Trains all blocks of a flow at once on the likelihood of the discrete map.
 
 The same stack as the progressive fit, so that the two can be compared; and a polish of a finished flow.
 What is descended on is the determinant of the discrete map where it can be afforded, since a trace
-integrated with few steps can be driven below any bound by its quadrature error. Memory grows with the
-number of blocks.
+integrated with few steps can be driven below any bound by its quadrature error, and what is judged is that
+determinant with a price on folds. Memory grows with the number of blocks.
 
 Source: the objective is that of FFJORD (Grathwohl et al. 2019, arXiv 1810.01367) on the map of Cheng, Lu,
 Tan & Xie (2024), arXiv 2310.17582, eq. (38).
@@ -19,11 +19,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from jkoflow.blocks import Block, NeuralODEBlock
+from jkoflow.blocks import DETERMINANT_DIM, Block, NeuralODEBlock
 from jkoflow.descent import Descent, DescentSettings, descend
-from jkoflow.flow import Flow
-from jkoflow.likelihood import log_prob
-from jkoflow.objective import push_with_log_det_by
+from jkoflow.flow import Flow, push_block_with_log_det
+from jkoflow.objective import push_penalised, push_with_log_det_by
 from jkoflow.particles import Particles
 from jkoflow.proximal import judged_rows, unfolded
 
@@ -57,6 +56,8 @@ def train_end_to_end(
             parameter.requires_grad_(True)
     push = push_with_log_det_by(divergence, dim=flow.dim, generator=generator)
     judged = judged_rows(validation)
+    # beyond, the trace is what a block is scored by, which cannot tell a fold
+    push_judged = push_penalised if flow.dim <= DETERMINANT_DIM else push
 
     def loss() -> Tensor:
         batch = train.draw(settings.batch, generator)
@@ -67,7 +68,11 @@ def train_end_to_end(
         return (flow.base.potential(batch.x) - total).mean()
 
     def evaluate() -> float:
-        return -float(log_prob(refined, judged.x, judged.context).mean())
+        rows, total = judged, judged.x.new_zeros(len(judged), dtype=torch.float64)
+        for block in refined:
+            y, log_det = push_block_with_log_det(block, rows, push_judged)
+            rows, total = Particles(y, rows.context), total + log_det
+        return -float((flow.base.log_prob(rows.x.double()) + total).mean())
 
     done = descend(refined, loss=loss, evaluate=evaluate, settings=settings, block=1, stop=stop)
     return Flow(flow.base, _unfolded(refined, judged)), done

@@ -7,7 +7,7 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (38).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -26,11 +26,23 @@ _TANGENT_ENTRIES = 2**22
 """Most numbers carried as tangents at once: rows per chunk fall with d^2, so memory does not grow with d."""
 
 
-def push_block_with_log_det(block: Block, particles: Particles) -> tuple[Tensor, Tensor]:
-    """One block's image and log-determinant of many rows, in chunks that bound the memory of the tangents."""
+def _exactly(block: Block, part: Particles) -> tuple[Tensor, Tensor]:
+    return block.push_with_log_det(part.x, part.context)
+
+
+def push_block_with_log_det(
+    block: Block, particles: Particles, push: Callable[[Block, Particles], tuple[Tensor, Tensor]] = _exactly
+) -> tuple[Tensor, Tensor]:
+    """One block's image and log-determinant of many rows, in chunks that bound the memory of the tangents.
+
+    Arguments:
+        block: The block.
+        particles: The rows.
+        push: How a chunk is pushed; see `objective.push_with_log_det_by` for other ways than the exact one.
+    """
     size = max(1, min(PUSH_ROWS, _TANGENT_ENTRIES // (block.dim * max(block.dim, 64))))
     with torch.no_grad():
-        parts = [block.push_with_log_det(part.x, part.context) for part in particles.chunks(size)]
+        parts = [push(block, part) for part in particles.chunks(size)]
     if not parts:
         return particles.x, particles.x.new_zeros(0)
     return torch.cat([y for y, _ in parts]), torch.cat([log_det for _, log_det in parts])

@@ -61,6 +61,10 @@ class AffineBlock(Block):
         log_det = torch.linalg.slogdet(self.matrix)[1]
         return self.push(x, context), log_det.expand(len(x))
 
+    def push_with_jacobian(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A x + b and A for every row."""
+        return self.push(x, context), self.matrix.expand(len(x), self.dim, self.dim)
+
     def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
         """The same as `push_with_log_det`: an affine map has no trace to integrate."""
         del probes

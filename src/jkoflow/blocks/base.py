@@ -57,6 +57,10 @@ class Block(nn.Module, ABC):
         """T(x) and `log|det dT(x)|` of the map that `push` computes, shapes `(n, d)` and `(n,)`, nats."""
 
     @abstractmethod
+    def push_with_jacobian(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """T(x) and dT(x), shapes `(n, d)` and `(n, d, d)`; column j is the derivative along coordinate j."""
+
+    @abstractmethod
     def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
         """T(x) and the log-determinant that training may see: a trace along `probes` `(k, n, d)`."""
 

@@ -71,7 +71,7 @@ class NeuralODEBlock(Block):
         return y, torch.linalg.slogdet(jacobian)[1]
 
     def push_with_jacobian(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """T(x) and dT(x), shapes `(n, d)` and `(n, d, d)`; column j is the derivative along coordinate j."""
+        """T(x) and dT(x): one tangent for each coordinate is carried through the stages."""
 
         def derivative(t: float, state: State) -> State:
             return self.velocity.with_tangents(state[0], t, state[1], context)
