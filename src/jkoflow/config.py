@@ -29,16 +29,21 @@ class Settings:
 
     Arguments:
         gamma: Step sizes: `"auto"`, a number (constant), or a table with `kind`; see `schedule`.
-        max_blocks: Most blocks. objective: `"auto"` (regression start, proximal finish), `"jko"` (the
-        proximal objective alone, as in the
-            paper) or `"end_to_end"` (all blocks at once on the likelihood).
-        scheme: How a step is split; `"backward"` is the JKO step. block: Kind of block. velocity: Kind of
-        velocity network. divergence: How training sees the log-determinant; scoring always uses the
-        discrete map's determinant. smoothing: None, a W2 distance `delta` in standardised units, or a table
-        with `kind` and `time` or `delta`. validation_fraction: Share of the rows that early stopping and
-        choices look at. holdout_fraction: Share of the rows that no part of the fit looks at. budget:
-        CPU-seconds for the fit; None for the documented limit in updates. dtype: `"float32"` or
-        `"float64"`. device: `"auto"`, `"cpu"`, `"cuda"`, ... seed: Seed of every source of randomness.
+        max_blocks: Most blocks.
+        objective: `"auto"` (regression start, proximal finish), `"jko"` (the proximal objective alone, as in
+            the paper) or `"end_to_end"` (all blocks at once on the likelihood).
+        scheme: How a step is split; `"backward"` is the JKO step.
+        block: Kind of block.
+        velocity: Kind of velocity network.
+        divergence: How training sees the log-determinant; scoring always uses the discrete map's determinant.
+        smoothing: None, a W2 distance `delta` in standardised units, or a table with `kind` and `time` or
+            `delta`.
+        validation_fraction: Share of the rows that early stopping and choices look at.
+        holdout_fraction: Share of the rows that no part of the fit looks at.
+        budget: CPU-seconds for the fit; None for the documented limit in updates.
+        dtype: `"float32"` or `"float64"`.
+        device: `"auto"`, `"cpu"`, `"cuda"`, ...
+        seed: Seed of every source of randomness.
     """
 
     gamma: Any = "auto"
