@@ -123,6 +123,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
         for axis in (by_block, by_time):
             axis.axhline(target, color="black", lw=0.8)
             axis.set(yscale="log", ylim=(target / 8, 1.5 * start))
+        by_block.xaxis.get_major_locator().set_params(integer=True)
         by_block.set(title="KL, nats; dotted: exact steps, at most", xlabel="blocks")
         by_time.set(title="KL, nats", xlabel="CPU-seconds")
         errors.set(title="ε of each block", xlabel="γ", xscale="log", ylim=(0, None))
