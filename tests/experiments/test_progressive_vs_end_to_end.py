@@ -104,7 +104,7 @@ def test_the_budget_sets_the_updates(
 ) -> None:
     """A clock that gives a second to each update of a block, and 7 to whatever else a training does.
 
-    Of 400 CPU-seconds 0.9 go into updates: 180 for a block alone, its 7 taken off; 360 for both, two an update.
+    Of 400 CPU-seconds 0.9 go into updates: 180 for a block alone, its 7 taken off; 360 for both at two each.
     """
     asked: list[tuple[int, int]] = []
 
