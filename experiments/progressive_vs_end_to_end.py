@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def train_in_turn(
 
 def network_of(dim: int) -> NetworkSettings:
     """The velocity network of every block of every method."""
-    return replace(recipe.network_of(dim, PHASE), width=WIDTH)
+    return NetworkSettings(width=WIDTH, frequency_scale=PHASE / math.sqrt(dim))
 
 
 def trainer_of(method: str, dim: int, rows: int, updates: int) -> BlockTrainer:

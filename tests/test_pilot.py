@@ -11,7 +11,8 @@ from jkoflow.config import Settings
 from jkoflow.fit import FitState, initial_state
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.pilot import PHASES, choose_by_pilot, timed_pilot
+from jkoflow.pilot import choose_by_pilot, timed_pilot
+from jkoflow.recipe import FEATURES
 from jkoflow.runtime import Runtime
 from oracles.blocks import points
 from oracles.quick_training import make_training_quick
@@ -36,30 +37,31 @@ def correlated_state(n: int = 400) -> FitState:
 def test_gaussian_rows_are_whitened_first() -> None:
     choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME)
     assert choice.affine_first
-    assert choice.phase in PHASES
+    assert choice.features in FEATURES
     assert choose_by_pilot(correlated_state(), SETTINGS, RUNTIME) == choice
 
 
 @pytest.mark.parametrize("answers", [0, 2])
-def test_without_time_the_gaussian_step_and_the_first_scale_are_taken(answers: int) -> None:
+def test_without_time_the_gaussian_step_and_the_first_features_are_taken(answers: int) -> None:
     """A fit that is cut off counts for nothing, however good it was until then."""
     asked = iter([False] * answers)
     choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, out_of_time=lambda: next(asked, True))
-    assert (choice.affine_first, choice.phase) == (True, PHASES[0])
+    assert (choice.affine_first, choice.features) == (True, "even")
 
 
 def test_smallest_nll_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made-up values: without the Gaussian step it is better, and then the last scale is best."""
-    values = {(True, 2.5): 3.0, (False, 2.5): 2.0, (False, 1.0): 2.5, (False, 6.0): 1.0}
+    """Made-up values: without the Gaussian step it is better, and then the third features are best."""
+    values = {(True, "even"): 3.0, (False, "even"): 2.0}
+    values |= {(False, "coarse"): 2.5, (False, "fine"): 1.0, (False, "finest"): 1.5}
     seen = []
 
-    def nll(start: FitState, settings: Settings, runtime: Runtime, phase: float, *rest: object) -> float:
-        seen.append((len(start.flow) == 1, phase))
+    def nll(start: FitState, settings: Settings, runtime: Runtime, features: str, *rest: object) -> float:
+        seen.append((len(start.flow) == 1, features))
         return values[seen[-1]]
 
     monkeypatch.setattr(pilot, "_pilot_nll", nll)
     choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME)
-    assert (choice.affine_first, choice.phase) == (False, 6.0)
+    assert (choice.affine_first, choice.features) == (False, "fine")
     assert sorted(seen) == sorted(values), "each choice is tried once"
 
 

@@ -205,8 +205,9 @@ def test_interrupted_before_the_first_step() -> None:
     assert first[1].info == whole[0][1].info
     opposite = {**log[0], "value": {**log[0]["value"], "affine_first": not log[0]["value"]["affine_first"]}}
     assert not same_flow(run(decisions=Decisions(recorded=[opposite])), whole)
-    finer = {**log[0], "value": {**log[0]["value"], "phase": 3.7}}
-    assert not same_flow(run(decisions=Decisions(recorded=[finer])), whole)
+    other = "coarse" if log[0]["value"]["features"] == "even" else "even"
+    coarser = {**log[0], "value": {**log[0]["value"], "features": other}}
+    assert not same_flow(run(decisions=Decisions(recorded=[coarser])), whole)
 
 
 @pytest.mark.usefixtures("quick")
@@ -306,7 +307,7 @@ def test_a_small_budget_trains_fewer_blocks(
     seconds: float, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """400 updates to each: 100 seconds pay for all at a millisecond an update, for none at half a second."""
-    choice = {"affine_first": True, "phase": 2.5, "seconds": seconds}
+    choice = {"affine_first": True, "features": "even", "seconds": seconds}
     monkeypatch.setattr(training, "timed_pilot", lambda *ignored: choice)
     log: list[dict[str, Any]] = []
     run(decisions=Decisions(budget=100.0, clock=Clock(1e-9), record=log.append))

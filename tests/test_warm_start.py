@@ -13,7 +13,7 @@ from jkoflow.descent import Descent, DescentSettings
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
 from jkoflow.particles import Particles
 from jkoflow.velocity import MLPVelocity
-from jkoflow.warm_start import ou_angle, ou_path, warm_start
+from jkoflow.warm_start import _opposite_pairs, ou_angle, ou_path, warm_start
 from oracles.blocks import generator, points
 from oracles.trainers import gaussian_particles
 
@@ -104,3 +104,28 @@ def test_start_stops_when_asked() -> None:
         stop=lambda updates: updates >= 20,
     )
     assert done.updates == 20
+
+
+def test_opposite_noises_take_out_most_of_the_gradient_noise() -> None:
+    """The loss of a constant field v = a has the derivative -2 mean(u) at a = 0.
+
+    Over pairs the sine's part of u alone is left, at most theta |x|.
+    """
+    theta, rows = 0.02, gaussian_particles(64, 2)
+    pairs, noise, time = _opposite_pairs(rows, generator(0))
+    target = ou_path(pairs.x, noise, time, theta)[1]
+    alone = ou_path(rows.x, noise[:64], time[:64], theta)[1]
+    assert torch.equal(noise[:64], -noise[64:])
+    assert torch.equal(time[:64], time[64:])
+    assert float(target.mean(dim=0).norm()) < theta * float(rows.x.norm(dim=1).max())
+    assert float(alone.mean(dim=0).norm()) > 3 * float(target.mean(dim=0).norm())
+
+
+def test_context_goes_with_its_row_in_a_pair() -> None:
+    rows = Particles(points(5, 2), points(5, 3, seed=1))
+    pairs, _, _ = _opposite_pairs(rows, generator(0))
+    assert pairs.context is not None
+    assert rows.context is not None
+    for half in (slice(0, 5), slice(5, 10)):
+        assert torch.equal(pairs.x[half], rows.x)
+        assert torch.equal(pairs.context[half], rows.context)

@@ -1,4 +1,4 @@
-r"""Choices by short fits on part of the rows: the Gaussian step first or not, the scale of the features.
+r"""Choices by short fits on part of the rows: the Gaussian step first or not, how fine the features are.
 
     chosen = argmin of the held-out NLL of a fit with an eighth of the updates, over the choices
 
@@ -17,15 +17,12 @@ from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.fit import FitState, proximal_fold
 from jkoflow.gaussian_step import gaussian_step
-from jkoflow.proximal import Step, WarmStartedTrainer, judged_rows, new_block
+from jkoflow.proximal import DispatchedTrainer, Step, WarmStartedTrainer, judged_rows, new_block
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import resolve_schedule
 from jkoflow.warm_start import warm_start
 
 __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
-
-PHASES = (2.5, 1.0, 6.0)
-"""Standard deviation of the phase w.x at the scales tried; the entries of W have this over sqrt(d)."""
 
 _ROWS, _SHARE, _BLOCKS = 10_000, 0.125, 6
 UPDATES = (40, 120)
@@ -38,17 +35,17 @@ class Pilot:
 
     Arguments:
         affine_first: Whether the first step is the closed-form Gaussian one.
-        phase: Standard deviation of the Fourier features' phase.
+        features: How fine the Fourier features are; see `recipe.FEATURES`.
         seconds: CPU-seconds of one update of a block's start, as measured; only a budget looks at it.
     """
 
     affine_first: bool
-    phase: float
+    features: str
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the log."""
-        return {"affine_first": self.affine_first, "phase": self.phase, "seconds": self.seconds}
+        return {"affine_first": self.affine_first, "features": self.features, "seconds": self.seconds}
 
 
 def timed_pilot(
@@ -74,7 +71,7 @@ def _rehearsed_seconds(state: FitState, runtime: Runtime, decisions: Decisions) 
     for _ in range(2):
         before = decisions.used()
         warm_start(
-            new_block(step, recipe.network_of(state.flow.dim), steps=1),
+            new_block(step, recipe.network_of(state.flow.dim, recipe.PLAIN_PHASE), steps=1),
             step.train,
             step.validation,
             settings=settings,
@@ -89,10 +86,10 @@ def _rehearsed_seconds(state: FitState, runtime: Runtime, decisions: Decisions) 
 def choose_by_pilot(
     state: FitState, settings: Settings, runtime: Runtime, *, out_of_time: Callable[[], bool] = lambda: False
 ) -> Pilot:
-    """Short fits on part of the rows: with and without the Gaussian step, then other feature scales.
+    """Short fits on part of the rows: with and without the Gaussian step, then with other features.
 
     A fit that is not finished when the time is up counts for nothing; without any, the Gaussian step and the
-    first scale of `PHASES` are taken.
+    first of `recipe.FEATURES` are taken.
     """
     part = replace(
         state,
@@ -101,26 +98,27 @@ def choose_by_pilot(
         log_det=state.log_det[: len(judged)],
     )
     whitened, _ = gaussian_step(part, runtime)
-    tried: dict[tuple[bool, float], float] = {}
+    first = next(iter(recipe.FEATURES))
+    tried: dict[tuple[bool, str], float] = {}
 
-    def nll(*, affine_first: bool, phase: float) -> float:
-        if (affine_first, phase) not in tried:
+    def nll(*, affine_first: bool, features: str) -> float:
+        if (affine_first, features) not in tried:
             start = whitened if affine_first else part
-            tried[affine_first, phase] = _pilot_nll(
-                start, settings, runtime, phase, len(state.train), out_of_time
+            tried[affine_first, features] = _pilot_nll(
+                start, settings, runtime, features, len(state.train), out_of_time
             )
-        return tried[affine_first, phase]
+        return tried[affine_first, features]
 
-    affine_first = nll(affine_first=True, phase=PHASES[0]) <= nll(affine_first=False, phase=PHASES[0])
-    phase = min(PHASES, key=lambda phase: nll(affine_first=affine_first, phase=phase))
-    return Pilot(affine_first, phase, 0.0)
+    affine_first = nll(affine_first=True, features=first) <= nll(affine_first=False, features=first)
+    best = min(recipe.FEATURES, key=lambda features: nll(affine_first=affine_first, features=features))
+    return Pilot(affine_first, best, 0.0)
 
 
 def _pilot_nll(
     state: FitState,
     settings: Settings,
     runtime: Runtime,
-    phase: float,
+    features: str,
     n_rows: int,
     out_of_time: Callable[[], bool],
 ) -> float:
@@ -133,12 +131,19 @@ def _pilot_nll(
     )
     low, high = UPDATES
     updates = int(min(max(_SHARE * recipe.updates_per_block(n_rows), low), high))
-    trainer = WarmStartedTrainer(
-        recipe.network_of(state.flow.dim, phase),
-        recipe.warm_start_descent(n_rows, updates, checkpoints=4),
-        None,
+    descent = recipe.warm_start_descent(n_rows, updates, checkpoints=4)
+
+    def trainer_of(step: Step) -> WarmStartedTrainer:
+        network = recipe.network_of(state.flow.dim, recipe.phase_of(features, step.gamma))
+        return WarmStartedTrainer(network, descent, None)
+
+    fold = proximal_fold(
+        state,
+        schedule=schedule,
+        trainer=DispatchedTrainer(trainer_of),
+        runtime=runtime,
+        keep_if_better=True,
     )
-    fold = proximal_fold(state, schedule=schedule, trainer=trainer, runtime=runtime, keep_if_better=True)
     nll = state.nll
     while not out_of_time():
         after, _ = next(fold, (None, None))

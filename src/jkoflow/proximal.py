@@ -31,7 +31,15 @@ from jkoflow.runtime import Runtime
 from jkoflow.velocity import MLPVelocity
 from jkoflow.warm_start import ou_angle, warm_start
 
-__all__ = ["BlockTrainer", "IdentityTrainer", "ProximalTrainer", "Step", "Stop", "WarmStartedTrainer"]
+__all__ = [
+    "BlockTrainer",
+    "DispatchedTrainer",
+    "IdentityTrainer",
+    "ProximalTrainer",
+    "Step",
+    "Stop",
+    "WarmStartedTrainer",
+]
 
 Stop = Callable[[str, int], bool]
 """Asked at checkpoints with the phase and the updates made; True ends the phase."""
@@ -97,6 +105,17 @@ class NetworkSettings:
     depth: int = 3
     n_frequencies: int = 32
     frequency_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class DispatchedTrainer:
+    """A trainer that is looked up for each step."""
+
+    trainer_of: Callable[[Step], BlockTrainer]
+
+    def __call__(self, step: Step) -> tuple[NeuralODEBlock, dict[str, Any]]:
+        """Train the block of `step` with its own trainer."""
+        return self.trainer_of(step)(step)
 
 
 @dataclass(frozen=True)

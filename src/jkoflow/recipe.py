@@ -1,9 +1,11 @@
 r"""The defaults of training, in one place: how many updates, which batch, which rates, which network.
 
-    updates = clip(10 sqrt(rows), 200, 2500),    batch = clip(rows/4, 128, 512)
+    updates = clip(10 sqrt(rows), 200, 2500),    batch = clip(rows/4, 128, 384)
+    phase   = clip(1.1/theta, least, most)       of the features' w.x, theta the angle of the block's step
 
-of a block's start; a tenth of the updates for its proximal finish. None of them depends on what the rows are.
-Source: measured on held-out rows, docs/performance.md.
+of a block's start; a twentieth of the updates for its proximal finish. None of them depends on what the rows
+are; a pilot chooses `least` and `most` among four pairs. Source: measured on held-out rows,
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -12,26 +14,35 @@ import math
 
 from jkoflow.descent import DescentSettings
 from jkoflow.proximal import NetworkSettings, ProximalTrainer, WarmStartedTrainer
+from jkoflow.warm_start import ou_angle
 
 __all__ = [
+    "FEATURES",
     "batch_of",
     "end_to_end_descent",
     "network_of",
+    "phase_of",
+    "plain_network_of",
     "proximal_trainer",
     "started_trainer",
     "updates_per_block",
     "warm_start_descent",
 ]
 
-BATCHES = (128, 512)
+BATCHES = (128, 384)
 WARM_START_RATE = 1e-2
 FINISH_RATE = 1e-3
 PROXIMAL_RATE = 5e-3
 END_TO_END_RATE = 2e-3
-FINISH_SHARE = 0.1
+FINISH_SHARE = 0.05
 LEAST_FINISH = 10
 PLAIN_PHASE = 1.0
-"""Standard deviation of the features' phase w.x where no pilot has chosen one."""
+"""Standard deviation of the features' phase w.x where no pilot has chosen features."""
+
+FEATURES = {"even": (2.5, 2.5), "coarse": (1.2, 1.2), "fine": (1.2, 6.0), "finest": (1.2, 24.0)}
+"""Least and most standard deviation of the phase, by name: one for all blocks, or finer in shorter steps."""
+_PHASE_TIMES_ANGLE = 1.1
+_DEPTH, _FREQUENCIES = 2, 64
 
 
 def updates_per_block(n_rows: int) -> int:
@@ -45,9 +56,24 @@ def batch_of(n_rows: int) -> int:
     return min(max(n_rows // 4, low), high)
 
 
-def network_of(dim: int, phase: float = PLAIN_PHASE) -> NetworkSettings:
-    """The network whose Fourier features have a phase w.x of that standard deviation."""
-    return NetworkSettings(frequency_scale=phase / math.sqrt(dim))
+def phase_of(features: str, gamma: float) -> float:
+    """Standard deviation of the phase w.x in a block of step size `gamma`, radians.
+
+    A step of angle theta smooths structure of about that length, in standardised units: shorter waves than
+    that are gone before its end, longer ones are for later blocks.
+    """
+    least, most = FEATURES[features]
+    return min(max(_PHASE_TIMES_ANGLE / ou_angle(gamma), least), most)
+
+
+def network_of(dim: int, phase: float) -> NetworkSettings:
+    """The network of a started block, whose features have a phase w.x of that standard deviation."""
+    return NetworkSettings(depth=_DEPTH, n_frequencies=_FREQUENCIES, frequency_scale=phase / math.sqrt(dim))
+
+
+def plain_network_of(dim: int) -> NetworkSettings:
+    """The network of a block that is trained on its objective from the identity."""
+    return NetworkSettings(frequency_scale=PLAIN_PHASE / math.sqrt(dim))
 
 
 def warm_start_descent(n_rows: int, updates: int, *, checkpoints: int = 20) -> DescentSettings:
@@ -63,17 +89,16 @@ def end_to_end_descent(n_rows: int) -> DescentSettings:
 def proximal_trainer(dim: int, n_rows: int, divergence: str) -> ProximalTrainer:
     """The trainer of blocks on the proximal objective alone."""
     descent = DescentSettings(updates_per_block(n_rows), batch_of(n_rows), PROXIMAL_RATE)
-    return ProximalTrainer(network_of(dim), descent, divergence)
+    return ProximalTrainer(plain_network_of(dim), descent, divergence)
 
 
 def started_trainer(
-    network: NetworkSettings, updates: int, n_rows: int, divergence: str
+    network: NetworkSettings, updates: int, n_rows: int, divergence: str, *, finished: bool = True
 ) -> WarmStartedTrainer:
-    """The trainer of blocks that start on the OU path and are finished on the proximal objective."""
-    finish = max(LEAST_FINISH, int(FINISH_SHARE * updates))
+    """The trainer of blocks that start on the OU path and, where asked, are finished on the objective."""
+    finish = DescentSettings(
+        max(LEAST_FINISH, int(FINISH_SHARE * updates)), batch_of(n_rows), FINISH_RATE, checkpoints=5
+    )
     return WarmStartedTrainer(
-        network,
-        warm_start_descent(n_rows, updates),
-        DescentSettings(finish, batch_of(n_rows), FINISH_RATE, checkpoints=5),
-        divergence,
+        network, warm_start_descent(n_rows, updates), finish if finished else None, divergence
     )

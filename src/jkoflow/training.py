@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from jkoflow import recipe
 from jkoflow.blocks import NeuralODEBlock
@@ -31,7 +30,7 @@ from jkoflow.gaussian_step import gaussian_step, gaussian_step_on_all_rows
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
 from jkoflow.pilot import Pilot, timed_pilot
-from jkoflow.proximal import BlockTrainer, IdentityTrainer, Step, new_block
+from jkoflow.proximal import BlockTrainer, DispatchedTrainer, IdentityTrainer, Step, new_block
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule, resolve_schedule
 
@@ -134,15 +133,18 @@ def _started_blocks(
     taken: Sequence[TakenStep],
 ) -> Iterator[tuple[FitState, TakenStep]]:
     """Blocks that start on the OU path of their step, kept where they lower the held-out NLL."""
-    network = recipe.network_of(state.flow.dim, choice.phase)
     limit = recipe.updates_per_block(len(state.train))
     pace = _Pace(limit, state.number + len(schedule.gammas), decisions, choice.seconds)
 
     def trainer_of(step: Step) -> BlockTrainer:
+        network = recipe.network_of(state.flow.dim, recipe.phase_of(choice.features, step.gamma))
         updates = pace.updates(step)
         if updates == 0:
             return IdentityTrainer(network)
-        return recipe.started_trainer(network, updates, len(step.train), settings.divergence)
+        finished = updates >= limit  # before that, more of the start is worth more
+        return recipe.started_trainer(
+            network, updates, len(step.train), settings.divergence, finished=finished
+        )
 
     yield from _rounds(state, schedule, runtime, decisions, taken, trainer_of, keep_if_better=True)
 
@@ -165,7 +167,7 @@ def _rounds(
         for after, step in proximal_fold(
             start,
             schedule=schedule,
-            trainer=_Dispatch(trainer_of),
+            trainer=DispatchedTrainer(trainer_of),
             runtime=runtime,
             keep_if_better=keep_if_better,
             stop=partial(decisions.stop_at, round_number=round_number),
@@ -184,17 +186,6 @@ def _schedule(state: FitState, settings: Settings, runtime: Runtime) -> Schedule
         particles=state.train,
         generator=runtime.stream("schedule"),
     )
-
-
-@dataclass(frozen=True)
-class _Dispatch:
-    """A trainer that is looked up for each step."""
-
-    trainer_of: Callable[[Step], BlockTrainer]
-
-    def __call__(self, step: Step) -> tuple[NeuralODEBlock, dict[str, Any]]:
-        """Train the block of `step` with its own trainer."""
-        return self.trainer_of(step)(step)
 
 
 @dataclass
@@ -250,7 +241,7 @@ def _end_to_end(
     flow = state.flow
     for number, gamma in enumerate(schedule.gammas, start=1):
         step = Step(number, gamma, state.train, state.validation, flow.base, runtime)
-        flow = flow.then(new_block(step, recipe.network_of(flow.dim), steps=1))
+        flow = flow.then(new_block(step, recipe.plain_network_of(flow.dim), steps=1))
     whole = recipe.end_to_end_descent(len(state.train))
     if decisions.limited:  # all blocks in one descent: the budget is asked often enough to be kept
         whole = replace(whole, updates=_BUDGET_UPDATES, checkpoints=_BUDGET_CHECKPOINTS)
