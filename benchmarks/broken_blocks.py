@@ -38,6 +38,9 @@ class Broken(Block):
     def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.honest.push_with_log_det(x, context)
 
+    def push_with_jacobian(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.honest.push_with_jacobian(x, context)
+
     def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
         return self.honest.push_with_trace(x, context, probes)
 

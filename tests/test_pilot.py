@@ -35,17 +35,19 @@ def correlated_state(n: int = 400) -> FitState:
 
 
 def test_gaussian_rows_are_whitened_first() -> None:
-    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME)
+    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, updates=40)
     assert choice.affine_first
     assert choice.features in FEATURES
-    assert choose_by_pilot(correlated_state(), SETTINGS, RUNTIME) == choice
+    assert choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, updates=40) == choice
 
 
 @pytest.mark.parametrize("answers", [0, 2])
 def test_without_time_the_gaussian_step_and_the_first_features_are_taken(answers: int) -> None:
     """A fit that is cut off counts for nothing, however good it was until then."""
     asked = iter([False] * answers)
-    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, out_of_time=lambda: next(asked, True))
+    choice = choose_by_pilot(
+        correlated_state(), SETTINGS, RUNTIME, updates=40, out_of_time=lambda: next(asked, True)
+    )
     assert (choice.affine_first, choice.features) == (True, "even")
 
 
@@ -60,7 +62,7 @@ def test_smallest_nll_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         return values[seen[-1]]
 
     monkeypatch.setattr(pilot, "_pilot_nll", nll)
-    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME)
+    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, updates=40)
     assert (choice.affine_first, choice.features) == (False, "fine")
     assert sorted(seen) == sorted(values), "each choice is tried once"
 
@@ -75,9 +77,9 @@ def test_without_a_budget_no_clock_is_read() -> None:
 
 
 def test_under_a_budget_the_search_has_a_fifth_and_tells_what_an_update_costs() -> None:
-    """The clock ticks at every look: two looks for each rehearsal of 30 updates."""
+    """The clock ticks at every look: two for each rehearsal of 30 updates, one for a fit cut off."""
     times = iter(range(10_000))
     decisions = Decisions(budget=40.0, clock=lambda: float(next(times)))
     record = timed_pilot(correlated_state(), SETTINGS, RUNTIME, decisions)
     assert record["seconds"] == pytest.approx(1 / 30)
-    assert decisions.used() < 40 * 0.2 + 10
+    assert decisions.used() < 40 * 0.2 + 4 + 2 * len(FEATURES)

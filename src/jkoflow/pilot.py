@@ -17,7 +17,7 @@ from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.fit import FitState, proximal_fold
 from jkoflow.gaussian_step import gaussian_step
-from jkoflow.proximal import DispatchedTrainer, Step, WarmStartedTrainer, judged_rows, new_block
+from jkoflow.proximal import DispatchedTrainer, StartTrainer, Step, judged_rows, new_block
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import resolve_schedule
 from jkoflow.warm_start import warm_start
@@ -27,6 +27,8 @@ __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
 _ROWS, _SHARE, _BLOCKS = 10_000, 0.125, 6
 UPDATES = (40, 120)
 _BUDGET_SHARE, _REHEARSAL = 0.2, 30
+_UPDATES_SHARE = 0.5
+"""Of the pilot's time under a budget that goes into updates; the rest pushes and judges."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,18 @@ def timed_pilot(
     state: FitState, settings: Settings, runtime: Runtime, decisions: Decisions
 ) -> dict[str, Any]:
     """The pilot's choice for the log; under a budget within its share, and with what an update costs."""
+    least, most = UPDATES
+    updates = int(min(max(_SHARE * recipe.updates_per_block(len(state.train)), least), most))
     if not decisions.limited:
-        return choose_by_pilot(state, settings, runtime).to_dict()
+        return choose_by_pilot(state, settings, runtime, updates=updates).to_dict()
     seconds = _rehearsed_seconds(state, runtime, decisions)
-    end = decisions.used() + _BUDGET_SHARE * decisions.remaining()
-    choice = choose_by_pilot(state, settings, runtime, out_of_time=lambda: decisions.used() > end)
+    share = _BUDGET_SHARE * decisions.remaining()
+    end = decisions.used() + share
+    n_blocks = _BLOCKS * (1 + len(recipe.FEATURES))
+    updates = int(min(max(_UPDATES_SHARE * share / (n_blocks * seconds), least), updates))
+    choice = choose_by_pilot(
+        state, settings, runtime, updates=updates, out_of_time=lambda: decisions.used() > end
+    )
     return replace(choice, seconds=seconds).to_dict()
 
 
@@ -84,12 +93,18 @@ def _rehearsed_seconds(state: FitState, runtime: Runtime, decisions: Decisions) 
 
 
 def choose_by_pilot(
-    state: FitState, settings: Settings, runtime: Runtime, *, out_of_time: Callable[[], bool] = lambda: False
+    state: FitState,
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    updates: int,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> Pilot:
     """Short fits on part of the rows: with and without the Gaussian step, then with other features.
 
-    A fit that is not finished when the time is up counts for nothing; without any, the Gaussian step and the
-    first of `recipe.FEATURES` are taken.
+    Each block of a fit has so many `updates` and one solver step, and nothing of a fit is kept. A fit that is
+    not finished when the time is up counts for nothing; without any, the Gaussian step and the first of
+    `recipe.FEATURES` are taken.
     """
     part = replace(
         state,
@@ -105,7 +120,7 @@ def choose_by_pilot(
         if (affine_first, features) not in tried:
             start = whitened if affine_first else part
             tried[affine_first, features] = _pilot_nll(
-                start, settings, runtime, features, len(state.train), out_of_time
+                start, settings, runtime, features, updates, out_of_time
             )
         return tried[affine_first, features]
 
@@ -119,23 +134,21 @@ def _pilot_nll(
     settings: Settings,
     runtime: Runtime,
     features: str,
-    n_rows: int,
+    updates: int,
     out_of_time: Callable[[], bool],
 ) -> float:
-    """Held-out NLL of a short fit from `state`; infinite if the time was up before its end."""
+    """Held-out NLL of a short fit of so many updates a block; infinite if the time was up before its end."""
     schedule = resolve_schedule(
         "auto",
         max_blocks=min(settings.max_blocks, _BLOCKS),
         particles=state.train,
         generator=runtime.stream("schedule"),
     )
-    low, high = UPDATES
-    updates = int(min(max(_SHARE * recipe.updates_per_block(n_rows), low), high))
-    descent = recipe.warm_start_descent(n_rows, updates, checkpoints=4)
+    descent = recipe.warm_start_descent(len(state.train), updates, checkpoints=1)
 
-    def trainer_of(step: Step) -> WarmStartedTrainer:
+    def trainer_of(step: Step) -> StartTrainer:
         network = recipe.network_of(state.flow.dim, recipe.phase_of(features, step.gamma))
-        return WarmStartedTrainer(network, descent, None)
+        return StartTrainer(network, descent)
 
     fold = proximal_fold(
         state,

@@ -36,6 +36,7 @@ __all__ = [
     "DispatchedTrainer",
     "IdentityTrainer",
     "ProximalTrainer",
+    "StartTrainer",
     "Step",
     "Stop",
     "WarmStartedTrainer",
@@ -159,6 +160,38 @@ class ProximalTrainer:
 
 
 @dataclass(frozen=True)
+class StartTrainer:
+    """The start of a block alone, at one solver step and unchecked: for short fits that are thrown away.
+
+    Arguments:
+        network: The velocity network.
+        start: Updates, batch and rate of the regression.
+    """
+
+    network: NetworkSettings
+    start: DescentSettings
+
+    def __call__(self, step: Step) -> tuple[NeuralODEBlock, dict[str, Any]]:
+        """The block of `step` on its OU path, best on held-out rows."""
+        block = new_block(step, self.network, steps=1)
+        started = warm_start(
+            block,
+            step.train,
+            step.validation,
+            settings=self.start,
+            generator=step.stream("warm_start"),
+            number=step.number,
+            stop=lambda updates: step.stop("warm_start", updates),
+        )
+        return block, {
+            "updates": {"warm_start": started.updates, "proximal": 0},
+            "best_update": started.best_update,
+            "finished_on": "warm_start",
+            "retries": started.retries,
+        }
+
+
+@dataclass(frozen=True)
 class WarmStartedTrainer:
     """Starts a block on the OU path of its step, then finishes it on the proximal objective.
 
@@ -180,23 +213,8 @@ class WarmStartedTrainer:
         return with_checked_trace(block, step.validation), record
 
     def _trained(self, step: Step) -> tuple[NeuralODEBlock, dict[str, Any]]:
-        block = new_block(step, self.network, steps=1)
-        started = warm_start(
-            block,
-            step.train,
-            step.validation,
-            settings=self.start,
-            generator=step.stream("warm_start"),
-            number=step.number,
-            stop=lambda updates: step.stop("warm_start", updates),
-        )
-        record: dict[str, Any] = {
-            "updates": {"warm_start": started.updates, "proximal": 0},
-            "best_update": started.best_update,
-            "finished_on": "warm_start",
-            "retries": started.retries,
-        }
-        if started.best_update == 0:  # nothing to learn at this scale: the block is still the identity
+        block, record = StartTrainer(self.network, self.start)(step)
+        if record["best_update"] == 0:  # nothing to learn at this scale: the block is still the identity
             return block, record
         judged = judged_rows(step.validation)
         chosen = with_chosen_steps(block, step, judged)

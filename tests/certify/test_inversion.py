@@ -385,7 +385,8 @@ def test_other_blocks_have_no_known_bound():
     assert inverse_lipschitz(Other(dim=2)).proven  # an affine block is one by its matrix
 
     class Unknown(Block):
-        push = push_with_log_det = push_with_trace = invert = to_config = lambda self: None
+        push = push_with_log_det = push_with_jacobian = push_with_trace = lambda self: None
+        invert = to_config = push
 
     constant = inverse_lipschitz(Unknown(dim=2, gamma=1.0))
     assert (constant.bound, constant.proven) == (math.inf, False)
