@@ -92,8 +92,6 @@ def anonymous_mb() -> float:
 def fit(table: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The fit under the limit and what it took; an exception is an outcome."""
     law = mixture(options.columns, options.seed)
-    limit = options.limit_mb * 2**20
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     model = JKOFlow(
         max_blocks=options.max_blocks,
         budget=options.budget,
@@ -101,12 +99,14 @@ def fit(table: Path, options: argparse.Namespace) -> dict[str, Any]:
         random_state=options.seed,
         verbose=1,
     )
-    watch, wall = MemoryWatch(), time.perf_counter()
-    cpu, outcome = time.process_time(), "done"
+    watch, before = MemoryWatch(), resource.getrlimit(resource.RLIMIT_DATA)
+    wall, cpu, outcome = time.perf_counter(), time.process_time(), "done"
+    resource.setrlimit(resource.RLIMIT_DATA, (options.limit_mb * 2**20, before[1]))
     try:
         model.fit(table)
-    except (MemoryError, RuntimeError, jkoflow.JKOFlowError) as error:  # torch's own is a RuntimeError
-        outcome = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    except (MemoryError, RuntimeError, OSError, jkoflow.JKOFlowError) as error:  # torch's is a RuntimeError
+        outcome = " ".join(f"{type(error).__name__}: {error}".split())
+    resource.setrlimit(resource.RLIMIT_DATA, before)
     watch.stop()
     taken = {
         "outcome": outcome,

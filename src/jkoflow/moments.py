@@ -61,7 +61,8 @@ def _by_chunks(parts: Sequence[Tensor]) -> Moments:
         fourth += centred.square().sum(dim=1).square().sum() / n
     mu, square = covariance.trace() / dim, covariance.square().sum()
     spread = (square - dim * mu**2) / dim
-    share = torch.minimum((fourth - square) / (n * dim), spread) / spread
+    error = torch.minimum((fourth - square) / (n * dim), spread)
+    share = error / spread if spread > 0 else torch.zeros_like(spread)  # 0 / 0 where S is mu I, as for d = 1
     identity = torch.eye(dim, dtype=torch.float64, device=mean.device)
     return Moments(mean, covariance, (1 - share) * covariance + share * mu * identity)
 

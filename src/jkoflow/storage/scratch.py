@@ -47,12 +47,13 @@ def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
         return np.asarray(np.memmap(file, dtype=dtype, mode="r+", shape=shape))
 
 
-def row_slices(n_rows: int, size: int = CHUNK_ROWS) -> list[slice]:
-    """The rows in order, `size` at a time; what is left over joins the last slice.
+def row_slices(n_rows: int, size: int | None = None) -> list[slice]:
+    """The rows in order, `size` at a time (`CHUNK_ROWS`); what is left over joins the last slice.
 
     No slice but the only one is then shorter than `size`, so that torch's normal numbers, which come in
     groups of 16, are the same drawn slice by slice as drawn at once.
     """
+    size = CHUNK_ROWS if size is None else size
     n_slices = max(1, n_rows // size)
     ends = [*(size * number for number in range(1, n_slices)), n_rows]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
