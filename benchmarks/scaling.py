@@ -7,7 +7,7 @@ progressive fits with the same few updates for every block, so that how long a b
 take turns (A B C A B C ...); seconds are medians of `time.process_time`, one thread. Memory: as
 `benchmarks/memory.py`, each number of blocks in a process of its own.
 
-    python benchmarks/scaling.py [--rows 10000 ... 160000] [--blocks 2 4 8 16 32] [--memory-blocks 4 8 16 32]
+    python benchmarks/scaling.py [--rows 5000 ... 80000] [--blocks 2 4 8 16 32] [--memory-blocks 4 32]
 
 Appends its rows to benchmarks/results/scaling.jsonl, draws docs/scaling.png and fills the tables of
 docs/performance.md.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
@@ -35,6 +36,7 @@ from memory import fit_apart, progressive_fit
 import jkoflow
 from jkoflow.flow import Flow
 from jkoflow.likelihood import log_prob
+from jkoflow.particles import PUSH_ROWS
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "experiments"))
@@ -96,6 +98,12 @@ def of_part(rows: Sequence[dict[str, Any]], part: str, key: str) -> tuple[list[i
     return [row["size"] for row in chosen], [row[key] for row in chosen]
 
 
+def whole_chunk_slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    """The exponent over sizes of at least a whole chunk (`PUSH_ROWS`), whose arrays are all of one size."""
+    whole = [pair for pair in zip(sizes, seconds, strict=True) if pair[0] >= PUSH_ROWS]
+    return slope(*zip(*whole, strict=True)) if len(whole) > 1 else math.nan
+
+
 def tables(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Markdown: seconds by rows, seconds by blocks, memory by blocks."""
     sizes, push = of_part(rows, "push", "cpu_seconds")
@@ -105,8 +113,11 @@ def tables(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     _, peak_mb = of_part(rows, "memory", "peak_mb")
     return {
         "scaling_rows": markdown_table(
-            ["rows", *(f"{size:,}" for size in sizes), "exponent"],
-            [["push, CPU s", *push, slope(sizes, push)], ["score, CPU s", *score, slope(sizes, score)]],
+            ["rows", *(f"{size:,}" for size in sizes), "exponent", "of whole chunks"],
+            [
+                [f"{part}, CPU s", *seconds, slope(sizes, seconds), whole_chunk_slope(sizes, seconds)]
+                for part, seconds in (("push", push), ("score", score))
+            ],
         ),
         "scaling_blocks": markdown_table(
             ["blocks", *map(str, blocks), "exponent"], [["fit, CPU s", *fit, slope(blocks, fit)]]
@@ -136,9 +147,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
         by_rows.set(title="Two blocks: CPU seconds", xlabel="rows")
         by_blocks.set(title="A whole fit: CPU seconds", xlabel="blocks")
         memory.set_xlabel("blocks")
-        for axes, part in ((by_blocks, "fit"), (memory, "memory")):
+        for axes, part in ((by_rows, "push"), (by_blocks, "fit"), (memory, "memory")):
             ticks = of_part(rows, part, "part")[0]
-            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             axes.minorticks_off()
         for axes in (by_rows, by_blocks, memory):
             axes.legend()
@@ -154,10 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 20_000, 40_000, 80_000, 160_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[5000, 10_000, 20_000, 40_000, 80_000])
     parser.add_argument("--blocks", type=int, nargs="+", default=[2, 4, 8, 16, 32])
-    parser.add_argument("--memory-blocks", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--fit-rows", type=int, default=20_000)
+    parser.add_argument("--memory-blocks", type=int, nargs="+", default=[4, 32])
+    parser.add_argument("--fit-rows", type=int, default=5000)
     parser.add_argument("--columns", type=int, default=4)
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)

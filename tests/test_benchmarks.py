@@ -160,12 +160,14 @@ def test_scaling_reads_the_exponent_of_known_costs(monkeypatch: pytest.MonkeyPat
     rows = [
         {"part": part, "size": size, "cpu_seconds": 0.1 * size**p}
         for part, p in power.items()
-        for size in (2, 4, 8)
+        for size in (20_000, 40_000, 80_000)
     ]
     rows += [{"part": "memory", "size": size, "fit_mb": 100 + size, "peak_mb": 500.0} for size in (4, 32)]
     found = scaling.tables(rows)
     ends = [line.split(" | ")[-1] for table in found.values() for line in table.splitlines()[2:]]
     assert ends == ["1 |", "2 |", "1.5 |", "1.269 |", "1 |"]
+    mixed = scaling.whole_chunk_slope([1000, 20_000, 80_000], [9.0, 2.0, 8.0])
+    assert mixed == pytest.approx(1.0)  # what is less than a chunk is left out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
