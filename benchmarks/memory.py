@@ -1,9 +1,10 @@
 """Peak memory of a progressive fit against its number of blocks: it must not grow.
 
-Each fit runs in a process of its own; memory is the peak of its resident set (`ru_maxrss`), above what the
-process held before the fit. glibc is told to return large freed arrays to the system at once, or its caching
-of them would be what is measured. A fit takes the steps of `jkoflow.fit.proximal_fold` on the proximal
-objective, with a few updates per block: how long a block trains does not change what it holds.
+Each fit runs in a process of its own; memory is the peak of its resident set (`VmHWM` or `ru_maxrss`),
+above what the process held before the fit. glibc is told to return large freed arrays to the system at
+once, or its caching of them would be what is measured. A fit takes the steps of `jkoflow.fit.proximal_fold`
+on the proximal objective, with a few updates per block: how long a block trains does not change what it
+holds.
 
     python benchmarks/memory.py [--blocks 2 4 8 16] [--rows 20000] [--columns 10] [--updates 3]
 
@@ -27,7 +28,7 @@ import torch
 
 import jkoflow
 from jkoflow.descent import DescentSettings
-from jkoflow.fit import initial_state, proximal_fold
+from jkoflow.fit import FitState, initial_state, proximal_fold
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
 from jkoflow.proximal import NetworkSettings, ProximalTrainer
@@ -41,16 +42,18 @@ RETURNING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRES
 
 
 def peak_mb() -> float:
-    """Largest resident set of this process so far, MB."""
+    """Largest resident set of this process so far, MB; on Linux without that of the process it came from."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss is inherited there, and a large parent would hide what the fit adds
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def fit(n_blocks: int, rows: int, columns: int, updates: int) -> dict[str, float]:
-    """One progressive fit; what it added to the process, and what its particles and blocks weigh, MB."""
-    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
-    n_validation = rows // 10
-    before = peak_mb()
+def progressive_fit(x: torch.Tensor, n_blocks: int, updates: int) -> FitState:
+    """The last state of a fit of `n_blocks` blocks, a few updates each; a tenth of the rows is held out."""
+    columns, n_validation = x.shape[1], len(x) // 10
     state = initial_state(StandardNormal(columns), Particles(x[n_validation:]), Particles(x[:n_validation]))
     trainer = ProximalTrainer(NetworkSettings(), DescentSettings(updates, BATCH, 1e-3, checkpoints=1))
     fold = proximal_fold(
@@ -62,6 +65,14 @@ def fit(n_blocks: int, rows: int, columns: int, updates: int) -> dict[str, float
     )
     for after, _ in fold:
         state = after
+    return state
+
+
+def fit(n_blocks: int, rows: int, columns: int, updates: int) -> dict[str, float]:
+    """One progressive fit; what it added to the process, and what its particles and blocks weigh, MB."""
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    before = peak_mb()
+    state = progressive_fit(x, n_blocks, updates)
     numbers = sum(tensor.numel() for tensor in state.flow.state_dict().values())
     return {
         "blocks": len(state.flow),
@@ -70,6 +81,15 @@ def fit(n_blocks: int, rows: int, columns: int, updates: int) -> dict[str, float
         "particles_mb": 4 * x.numel() / 2**20,
         "weights_mb": 4 * numbers / 2**20,
     }
+
+
+def fit_apart(n_blocks: int, *, rows: int, columns: int, updates: int, threads: int = 1) -> dict[str, float]:
+    """`fit` in a process of its own, whose memory nothing else has touched."""
+    sizes = {"blocks": n_blocks, "rows": rows, "columns": columns, "updates": updates, "threads": threads}
+    command = [sys.executable, __file__, "--one", *(f"--{name}={size}" for name, size in sizes.items())]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=RETURNING)
+    row: dict[str, float] = json.loads(done.stdout)
+    return row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,13 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| blocks | peak of the process, MB | of that the fit, MB | particles, MB | trained weights, MB |")
     print("|" + " --- |" * 5)
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    flags = [f"--{name}={value}" for name, value in {**size, "threads": options.threads}.items()]
     with options.results.open("a", encoding="utf-8") as results:
         for n_blocks in options.blocks:
-            command = [sys.executable, __file__, "--one", f"--blocks={n_blocks}", *flags]
-            row = json.loads(
-                subprocess.run(command, check=True, stdout=subprocess.PIPE, env=RETURNING).stdout
-            )
+            row = fit_apart(n_blocks, **size, threads=options.threads)
             results.write(json.dumps({**run, "outcome": "done", **row}) + "\n")
             numbers = (f"{row[name]:.1f}" for name in ("peak_mb", "fit_mb", "particles_mb", "weights_mb"))
             print(f"| {row['blocks']} | {' | '.join(numbers)} |", flush=True)

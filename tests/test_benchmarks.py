@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -119,6 +120,74 @@ def test_certify_speed_tells_every_reader(
         0 < row["before_mb"] <= row["peak_mb"] == max(row["peak_mb"], *row["peak_mb_after_reader"].values())
     )
     assert "| KL bracket, CPU s |" in capsys.readouterr().out
+
+
+# ── rows, blocks, memory ──
+
+
+def test_scaling_tells_seconds_and_memory_by_rows_and_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real fits at tiny sizes; a page is filled and a picture drawn."""
+    scaling = load(FOLDER / "scaling.py", monkeypatch)
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "performance.md"
+    keys = ("scaling_rows", "scaling_blocks", "scaling_memory")
+    page.write_text("".join(f"<!-- table {key} -->\n<!-- end -->\n" for key in keys))
+    sizes = ["--rows", "50", "4000", "--blocks", "1", "4", "--memory-blocks", "1", "3"]
+    options = ["--fit-rows", "5000", "--columns", "2", "--updates", "1", "--repeats", "1"]
+    scaling.main([*sizes, *options, "--folder", str(tmp_path)])
+    rows = [
+        json.loads(line) for line in (tmp_path / "benchmarks/results/scaling.jsonl").read_text().splitlines()
+    ]
+    assert [(row["part"], row["size"]) for row in rows] == [
+        *[("push", 50), ("push", 4000), ("score", 50), ("score", 4000)],
+        *[("fit", 1), ("fit", 4), ("memory", 1), ("memory", 3)],
+    ]
+    seconds = {(row["part"], row["size"]): row["cpu_seconds"] for row in rows[:6]}
+    assert min(seconds.values()) > 0
+    assert seconds["score", 4000] > seconds["score", 50]
+    assert seconds["fit", 4] > 1.5 * seconds["fit", 1]
+    assert all(row["peak_mb"] > row["fit_mb"] >= 0 for row in rows[6:])
+    assert "| push, CPU s |" in page.read_text()
+    assert "| whole process, MB |" in page.read_text()
+    assert (tmp_path / "docs" / "scaling.png").stat().st_size > 10_000
+
+
+def test_scaling_reads_the_exponent_of_known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling = load(FOLDER / "scaling.py", monkeypatch)
+    power = {"push": 1.0, "score": 2.0, "fit": 1.5}
+    rows = [
+        {"part": part, "size": size, "cpu_seconds": 0.1 * size**p}
+        for part, p in power.items()
+        for size in (20_000, 40_000, 80_000)
+    ]
+    rows += [{"part": "memory", "size": size, "fit_mb": 100 + size, "peak_mb": 500.0} for size in (4, 32)]
+    found = scaling.tables(rows)
+    ends = [line.split(" | ")[-1] for table in found.values() for line in table.splitlines()[2:]]
+    assert ends == ["1 |", "2 |", "1.5 |", "1.269 |", "1 |"]
+    mixed = scaling.whole_chunk_slope([1000, 20_000, 80_000], [9.0, 2.0, 8.0])
+    assert mixed == pytest.approx(1.0)  # what is less than a chunk is left out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_large_table_is_fitted_under_its_limit_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_table = load(FOLDER / "large_table.py", monkeypatch)
+    results = tmp_path / "large_table.jsonl"
+    size = ["--rows", "400", "--columns", "2", "--max-blocks", "1", "--results", str(results)]
+    large_table.main(size)
+    large_table.main([*size, "--limit-mb", "16"])
+    done, refused = (json.loads(line) for line in results.read_text().splitlines())
+    assert done["outcome"] == "done"
+    assert done["blocks"] <= 1
+    assert done["table_mb"] == pytest.approx(400 * 2 * 8 / 2**20, rel=0.1)
+    assert done["before_mb"] <= done["peak_anonymous_mb"] <= min(2048, done["peak_resident_mb"] + 1)
+    assert done["excess_nats"] == pytest.approx(done["nll_nats"] - done["true_nll_nats"])
+    assert done["excess_nats"] > -5 * done["excess_se_nats"]
+    assert refused["outcome"] != "done"
+    assert "nll_nats" not in refused
 
 
 # ── certificates that fail safely ──

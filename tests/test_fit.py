@@ -244,6 +244,31 @@ def test_numbers_go_on_after_the_steps_before() -> None:
     assert [step.number for step in trainer.steps] == [2, 3]
 
 
+class CountedBlock(AffineBlock):
+    """An affine block that notes how many rows it pushes at a time."""
+
+    def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        self.pushed = [*getattr(self, "pushed", []), len(x)]
+        return super().push(x, context)
+
+
+@pytest.mark.parametrize(("scale", "train_rows"), [(5.0, []), (0.9, [400])], ids=["dropped", "kept"])
+def test_training_rows_are_pushed_by_a_block_that_is_kept_and_by_no_other(
+    scale: float, train_rows: list[int]
+) -> None:
+    made: list[CountedBlock] = []
+
+    def block_of(step: Step) -> CountedBlock:
+        matrix = scale * torch.eye(DIM, dtype=torch.float64)
+        made.append(CountedBlock(dim=DIM, matrix=matrix, offset=-scale * step.train.x.mean(dim=0)))
+        return made[0]
+
+    ((_, done),) = fold(RecordingTrainer({1: block_of}), (math.inf,), keep_if_better=True)
+    assert done.info["kept"] == bool(train_rows)
+    assert [rows for rows in made[0].pushed if rows == 400] == train_rows
+    assert 100 in made[0].pushed
+
+
 def live_bytes() -> int:
     """Bytes held by all tensors that are alive, each storage once."""
     gc.collect()

@@ -28,6 +28,7 @@ ORDER = (
     "data",
     "laws",
     "particles",
+    "moments",
     "smoothing",
     "functionals",
     "exact",

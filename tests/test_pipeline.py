@@ -21,6 +21,7 @@ from jkoflow.model import Model
 from jkoflow.pipeline import Fitted, describe, encode_rows, fit_table, recognise_by, split_rows
 from jkoflow.runs import RunFolder
 from oracles.quick_training import make_training_quick
+from oracles.scratch_files import map_everything, mapped_files
 
 BLOCKS = 3
 
@@ -194,6 +195,72 @@ def test_options_are_refused_before_anything_is_written(
 def test_context_of_another_length_is_refused() -> None:
     with pytest.raises(InputError, match="expected 120 rows, one for each row, got 3"):
         fit_table(read_table(values()), settings=settings(), context=read_table(np.zeros((3, 1))))
+
+
+# ── rows that are larger than the memory ──
+
+
+def counted(n: int = 240) -> np.ndarray:
+    """A continuous column and one on a grid, with copies of rows."""
+    rows = np.column_stack([values(n)[:, 0], np.random.default_rng(3).poisson(4.0, size=n)])
+    rows[n // 2 :: 7] = rows[0]
+    return rows
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"smoothing": 0.3, "holdout_fraction": 0.0}, {"objective": "jko", "gamma": 0.5, "dtype": "float64"}],
+    ids=str,
+)
+@pytest.mark.parametrize("conditional", [False, True])
+def test_rows_on_the_disk_are_fitted_as_rows_in_memory(
+    conditional: bool, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every array mapped, 16 rows at a time: model, records and results to the last bit."""
+    given = np.random.default_rng(5).normal(size=(240, 1)) if conditional else None
+    np.save(tmp_path / "table.npy", counted())
+
+    def fitted() -> Fitted:
+        context = None if given is None else read_table(given)
+        return fit_table(read_table(tmp_path / "table.npy"), settings=settings(**options), context=context)
+
+    plain = fitted()
+    map_everything(monkeypatch, tmp_path)
+    mapped = fitted()
+    ours, theirs = (fit.model.flow.state_dict() for fit in (mapped, plain))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert mapped.model.schema == plain.model.schema
+    assert [without_seconds(step) for step in mapped.steps] == [without_seconds(step) for step in plain.steps]
+    assert without_seconds(mapped.results) == without_seconds(plain.results)
+    assert mapped.model.facts == plain.model.facts
+    for name, rows in vars(plain.split).items():
+        assert_array_equal(getattr(mapped.split, name), rows)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_nothing_is_left_of_the_rows_on_the_disk(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, found = map_everything(monkeypatch, tmp_path), []
+
+    def progress(record: dict[str, Any]) -> None:
+        found.append((mapped_files(folder), len(list(folder.iterdir()))))
+        if interrupted and record.get("block") == 2:
+            raise KeyboardInterrupt
+
+    table = read_table(counted())
+    before = mapped_files(folder)
+    if interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            fit_table(table, settings=settings(), progress=progress)
+    else:
+        fit_table(table, settings=settings(), progress=progress)
+    assert min(mappings for mappings, _ in found) > before == 1
+    assert max(names for _, names in found) == 0
+    assert mapped_files(folder) == before
+    del table
+    assert mapped_files(folder) == 0
 
 
 # ── the run folder ──

@@ -105,7 +105,9 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         """Fit the flow.
 
         Arguments:
-            X: A DataFrame, an array `(n_samples, n_features)`, or the path of a table.
+            X: A DataFrame, an array `(n_samples, n_features)`, or the path of a table. From 256 MB on rows
+                are not read into memory: float64 in a `.npy` file, or in a read-only `numpy.memmap`, stays
+                where it is and must not change meanwhile; others are copied to a temporary file (`TMPDIR`).
             y: Ignored.
             context: What each row is conditioned on, `(n_samples, n_context)`; None for nothing.
             run: A new folder to keep the run in: model, settings, record of steps, checkpoints.

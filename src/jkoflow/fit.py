@@ -24,7 +24,7 @@ from jkoflow.flow import Flow, push_block_with_log_det
 from jkoflow.laws import Law
 from jkoflow.likelihood import standard_error
 from jkoflow.objective import KLObjective
-from jkoflow.particles import Particles
+from jkoflow.particles import PUSH_ROWS, Particles
 from jkoflow.proximal import BlockTrainer, Step, Stop
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule
@@ -35,6 +35,7 @@ __all__ = [
     "TakenStep",
     "initial_state",
     "is_significant",
+    "judge_block",
     "proximal_fold",
     "take_block",
 ]
@@ -90,7 +91,17 @@ def initial_state(base: Law, train: Particles, validation: Particles) -> FitStat
 
 def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:
     """The state after `block`, and its held-out loss terms, transport and NLL."""
+    judged, info = judge_block(state, block, runtime)
+    return replace(judged, train=state.train.map(block.push)), info
+
+
+def judge_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:
+    """As `take_block`, but the training rows stay where they were: all that a choice of a block looks at.
+
+    The step-doubling error is that of the first `PUSH_ROWS` held-out rows, which are in random order.
+    """
     before = state.validation
+    some = before.rows(slice(0, PUSH_ROWS))
     image, log_det = push_block_with_log_det(block, before)
     accumulated = state.log_det + log_det.to(torch.float64)
     nats = accumulated + state.flow.base.log_prob(image.double())
@@ -111,13 +122,12 @@ def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitStat
         "transport": float(terms.moved),
         "transport_ratio": float(terms.moved) / size,
         "mean_distance": runtime.mean(distance),
-        "step_doubling_error": block.step_doubling_error(before.x, before.context),
+        "step_doubling_error": block.step_doubling_error(some.x, some.context),
     }
     moved = state.moved if block.free else (*state.moved, (block.gamma, info["mean_distance"]))
     after = replace(
         state,
         flow=state.flow.then(block),
-        train=state.train.map(block.push),
         validation=Particles(image, before.context),
         log_det=accumulated,
         nll=nll,
@@ -154,19 +164,21 @@ def proximal_fold(
         number = first + index + 1
         if index < len(taken):
             done = taken[index]
-        else:
-            step = Step(
-                number,
-                gamma,
-                state.train,
-                state.validation,
-                state.flow.base,
-                runtime,
-                stop(number),
-                round_number,
+        else:  # nothing here keeps the step: its particles go when the next ones are there
+            done = TakenStep(
+                *trainer(
+                    Step(
+                        number,
+                        gamma,
+                        state.train,
+                        state.validation,
+                        state.flow.base,
+                        runtime,
+                        stop(number),
+                        round_number,
+                    )
+                )
             )
-            block, record = trainer(step)
-            done = TakenStep(block, record)
         state, done = _applied(
             state, done, number, runtime, keep_if_better=keep_if_better, stop_ratio=schedule.stop_ratio
         )
@@ -187,14 +199,15 @@ def _applied(
     """The state after a step; a block that is dropped, now or on record, leaves the flow as it was."""
     if done.block is None:
         return replace(state, number=number), done
-    after, info = take_block(state, done.block.requires_grad_(False), runtime)
+    after, info = judge_block(state, done.block.requires_grad_(False), runtime)
     gain = after.held_out_log_prob - state.held_out_log_prob
     kept = not keep_if_better or is_significant(gain, standard_errors=1.0)
     record = {**done.info, **info, "block": number, "kept": kept}
     if not kept:
         return replace(state, number=number), TakenStep(None, record)
     ended = stop_ratio is not None and info["transport_ratio"] < stop_ratio
-    return replace(after, number=number, finished=ended), TakenStep(done.block, record)
+    train = state.train.map(done.block.push)
+    return replace(after, train=train, number=number, finished=ended), TakenStep(done.block, record)
 
 
 def is_significant(gain: Tensor, *, standard_errors: float) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jkoflow.blocks import Block, Inverse
 from jkoflow.laws import Law
-from jkoflow.particles import PUSH_ROWS, Particles
+from jkoflow.particles import PUSH_ROWS, Particles, empty_rows
 
 __all__ = ["Flow", "push_block_with_log_det"]
 
@@ -41,11 +41,15 @@ def push_block_with_log_det(
         push: How a chunk is pushed; see `objective.push_with_log_det_by` for other ways than the exact one.
     """
     size = max(1, min(PUSH_ROWS, _TANGENT_ENTRIES // (block.dim * max(block.dim, 64))))
-    with torch.no_grad():
-        parts = [push(block, part) for part in particles.chunks(size)]
-    if not parts:
+    if not len(particles):
         return particles.x, particles.x.new_zeros(0)
-    return torch.cat([y for y, _ in parts]), torch.cat([log_det for _, log_det in parts])
+    image, log_dets, start = empty_rows(len(particles), particles.dim, particles.x), [], 0
+    with torch.no_grad():
+        for part in particles.chunks(size):
+            image[start : start + len(part)], log_det = push(block, part)
+            log_dets.append(log_det)
+            start += len(part)
+    return image, torch.cat(log_dets)
 
 
 class Flow(nn.Module):

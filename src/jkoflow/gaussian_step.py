@@ -16,12 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
-from jkoflow.fit import FitState, TakenStep, take_block
-from jkoflow.particles import Particles
+from jkoflow.fit import FitState, TakenStep, judge_block, take_block
+from jkoflow.moments import Moments
 from jkoflow.runtime import Runtime
 
 __all__ = ["gaussian_step", "gaussian_step_on_all_rows"]
@@ -32,12 +31,13 @@ _LEAST_VARIANCE = 1e-10
 def gaussian_step(state: FitState, runtime: Runtime) -> tuple[FitState, TakenStep]:
     """Whiten by the training rows, with the covariance that serves the held-out rows best."""
     outcomes = [
-        (*take_block(state, block, runtime), block, name)
-        for name, block in _whitenings(state.train, runtime).items()
+        (*judge_block(state, block, runtime), block, name)
+        for name, block in _whitenings(Moments.of(state.train.x), runtime).items()
     ]
-    after, info, block, name = min(outcomes, key=lambda outcome: outcome[0].nll)
-    number = state.number + 1
-    return replace(after, number=number, moved=()), TakenStep(block, _record(info, number, name))
+    judged, info, block, name = min(outcomes, key=lambda outcome: outcome[0].nll)
+    number, train = state.number + 1, state.train.map(block.push)
+    after = replace(judged, train=train, number=number, moved=())
+    return after, TakenStep(block, _record(info, number, name))
 
 
 def gaussian_step_on_all_rows(
@@ -51,8 +51,7 @@ def gaussian_step_on_all_rows(
         runtime: Device, dtype.
         covariance: `"empirical"` or `"shrunk"`.
     """
-    rows = Particles(torch.cat([state.train.x, state.validation.x]))
-    candidates = _whitenings(rows, runtime)
+    candidates = _whitenings(Moments.of(state.train.x, state.validation.x), runtime)
     block = candidates.get(covariance, candidates["shrunk"])
     after, info = take_block(state, block, runtime)
     number = state.number + 1
@@ -62,23 +61,18 @@ def gaussian_step_on_all_rows(
     return replace(after, number=number, moved=(), nll=state.nll), TakenStep(block, record)
 
 
-def _whitenings(rows: Particles, runtime: Runtime) -> dict[str, AffineBlock]:
+def _whitenings(moments: Moments, runtime: Runtime) -> dict[str, AffineBlock]:
     """The candidates by the name of their covariance; the empirical one only where it can be inverted."""
-    x = rows.x.double()
     return {
-        name: AffineBlock.whitening(x.mean(dim=0), covariance).to(device=runtime.device, dtype=runtime.dtype)
-        for name, covariance in _covariances(x).items()
+        name: AffineBlock.whitening(moments.mean, covariance).to(device=runtime.device, dtype=runtime.dtype)
+        for name, covariance in _covariances(moments).items()
         if float(torch.linalg.eigvalsh(covariance)[0]) >= _LEAST_VARIANCE / 2
     }
 
 
-def _covariances(x: Tensor) -> dict[str, Tensor]:
-    floor = _LEAST_VARIANCE * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
-    shrunk = torch.as_tensor(ledoit_wolf(x.cpu().numpy())[0], dtype=torch.float64, device=x.device)
-    return {
-        "empirical": torch.cov(x.T, correction=0).reshape(x.shape[1], x.shape[1]),
-        "shrunk": shrunk + floor,
-    }
+def _covariances(moments: Moments) -> dict[str, Tensor]:
+    floor = _LEAST_VARIANCE * torch.eye(len(moments.mean), dtype=torch.float64, device=moments.mean.device)
+    return {"empirical": moments.covariance, "shrunk": moments.shrunk + floor}
 
 
 def _record(info: dict[str, Any], number: int, covariance: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ change of variables under eq. (38) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from jkoflow.errors import InputError, JKOFlowError, RunFolderError
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.likelihood import log_prob
+from jkoflow.particles import empty_rows
 from jkoflow.runtime import resolve_device, resolve_dtype
 from jkoflow.sampling import sample
 from jkoflow.storage import (
@@ -37,9 +39,10 @@ from jkoflow.storage import (
     write_bytes_atomic,
     write_json_atomic,
 )
+from jkoflow.storage.scratch import row_slices
 from jkoflow.storage.tensors import read_safetensors, write_safetensors
 
-__all__ = ["Model", "load_model", "save_model"]
+__all__ = ["Model", "encode_table", "load_model", "save_model"]
 
 Reals = npt.NDArray[np.float64]
 
@@ -71,7 +74,7 @@ class Model:
 
     def log_prob(self, table: Table, context: Table | None = None) -> Reals:
         """Log-density of each row, shape `(n,)`, nats in data units, float64; deterministic."""
-        z = torch.as_tensor(self.schema.encode(table)).to(self.like)
+        z = encode_table(self.schema, table, like=self.like)
         nats = log_prob(self.flow, z, self.encode_context(context, len(table)))
         return np.asarray(nats.cpu().numpy() + self.schema.log_jacobian, dtype=np.float64)
 
@@ -86,7 +89,7 @@ class Model:
 
     def transform(self, table: Table, context: Table | None = None) -> Reals:
         """The latent image of each row, shape `(n, d)`: standard normal where the model is right."""
-        z = torch.as_tensor(self.schema.encode(table)).to(self.like)
+        z = encode_table(self.schema, table, like=self.like)
         return np.asarray(
             self.flow.push(z, self.encode_context(context, len(table))).double().cpu().numpy(),
             dtype=np.float64,
@@ -114,8 +117,37 @@ class Model:
             )
         if len(context) not in (1, n_rows):
             raise InputError(f"context: expected 1 or {n_rows} rows, got {len(context)}")
-        encoded = torch.as_tensor(self.context_schema.encode(context)).to(self.like)
-        return encoded.expand(n_rows, -1)
+        return encode_table(self.context_schema, context, like=self.like).expand(n_rows, -1)
+
+
+def encode_table(
+    schema: Schema,
+    table: Table,
+    *,
+    like: Tensor,
+    rows: npt.NDArray[np.integer[Any]] | None = None,
+    generator: torch.Generator | None = None,
+    change: Callable[[Tensor], Tensor] = lambda z: z,
+) -> Tensor:
+    """Rows standardised, shape `(n, d)`, of the dtype and device of `like`, a chunk at a time.
+
+    Arguments:
+        schema: The columns.
+        table: The rows.
+        like: See above.
+        rows: Row numbers; all if None.
+        generator: Of the dequantisation; see `Schema.encode`.
+        change: What is done to each chunk while it is float64, in the order of the rows.
+
+    Raises:
+        InputError: The columns are not those of the fit.
+    """
+    n_rows = len(table) if rows is None else len(rows)
+    encoded = empty_rows(n_rows, schema.dim, like)
+    for part in row_slices(n_rows):
+        chunk = table.take(part if rows is None else rows[part])
+        encoded[part] = change(torch.as_tensor(schema.encode(chunk, generator=generator)))
+    return encoded
 
 
 def save_model(model: Model, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:

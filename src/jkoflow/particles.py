@@ -1,7 +1,8 @@
 """Particles: samples of the current law p_n, with the context each was observed under.
 
 Row i of `x` is a draw of p_n in standardised units; a step takes particles and returns particles, and there
-is no second copy of the data downstream (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 22).
+is no second copy of the data downstream (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 22). Particles of
+256 MB and more live in a temporary file that goes with them; the numbers are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ import torch
 from torch import Tensor
 
 from jkoflow.errors import InputError
+from jkoflow.storage.scratch import empty_array
 
-__all__ = ["PUSH_ROWS", "Particles"]
+__all__ = ["PUSH_ROWS", "Particles", "empty_rows"]
 
 PUSH_ROWS = 16_384
 """Rows that are pushed at once: large enough for full speed, small enough that memory stays flat."""
+
+
+def empty_rows(n_rows: int, dim: int, like: Tensor) -> Tensor:
+    """Rows `(n, d)` to be filled, of the dtype and device of `like`; large ones on the CPU are on disk."""
+    if like.device.type != "cpu":
+        return like.new_empty(n_rows, dim)
+    return torch.from_numpy(empty_array((n_rows, dim), torch.empty(0, dtype=like.dtype).numpy().dtype))
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Particles:
     @torch.no_grad()
     def map(self, push: Callable[[Tensor, Tensor | None], Tensor], *, size: int = PUSH_ROWS) -> Particles:
         """The image of the particles under `push(x, context)`, written chunk by chunk into one new array."""
-        image = torch.empty_like(self.x)
+        image = empty_rows(len(self), self.dim, self.x)
         for start in range(0, len(self), size):
             part = self.rows(slice(start, start + size))
             image[start : start + len(part)] = push(part.x, part.context)

@@ -17,19 +17,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from jkoflow.blocks import block_from_config
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.data import Schema, Table
+from jkoflow.data.distinct import group_rows
 from jkoflow.errors import InputError
 from jkoflow.fit import FitState, TakenStep
 from jkoflow.flow import Flow
 from jkoflow.laws import Gaussian, StandardNormal
 from jkoflow.likelihood import log_prob, standard_error
-from jkoflow.model import Model, save_model
+from jkoflow.model import Model, encode_table, save_model
+from jkoflow.moments import Moments
 from jkoflow.particles import Particles
 from jkoflow.runs import RunFolder
 from jkoflow.runtime import Runtime, one_thread, resolve_device, resolve_dtype
@@ -126,8 +127,7 @@ class _Stopwatch:
 
 def split_rows(table: Table, settings: Settings) -> Split:
     """A seeded split in which exact copies of a row stay together."""
-    _, group = np.unique(table.values, axis=0, return_inverse=True)
-    group = group.reshape(-1)
+    group = group_rows(table.values)
     n_groups = int(group.max()) + 1
     generator = Runtime(settings.seed).stream("split")
     rank = torch.randperm(n_groups, generator=generator).numpy()[group]
@@ -166,14 +166,34 @@ def recognise_by(description: dict[str, Any]) -> dict[str, Any]:
 
 def encode_rows(model: Model, table: Table, context: Table | None, *, stream: str, seed: int) -> HeldOutRows:
     """Rows as the fit saw its own, with dequantisation and smoothing noise from the named stream."""
-    runtime = Runtime(seed)
-    z = torch.as_tensor(model.schema.encode(table, generator=runtime.stream("dequantisation " + stream)))
+    x = _positions(model, table, stream=stream, seed=seed)
     given = model.encode_context(context, len(table))
-    smoothing = resolve_smoothing(model.facts.get("smoothing"))
-    if smoothing is None:
-        return HeldOutRows(z.to(model.like), given)
-    smoothed = smoothing.perturb(z, runtime.stream("smoothing " + stream))
-    return HeldOutRows(smoothed.to(model.like), given, unsmoothed=z.to(model.like))
+    if resolve_smoothing(model.facts.get("smoothing")) is None:
+        return HeldOutRows(x, given)
+    return HeldOutRows(x, given, _positions(model, table, stream=stream, seed=seed, smoothed=False))
+
+
+def _positions(
+    model: Model,
+    table: Table,
+    *,
+    stream: str,
+    seed: int,
+    rows: npt.NDArray[np.int64] | None = None,
+    smoothed: bool = True,
+) -> Tensor:
+    """The rows at these numbers, or all, dequantised and smoothed; the same noise each time it is called."""
+    runtime = Runtime(seed)
+    smoothing = resolve_smoothing(model.facts.get("smoothing")) if smoothed else None
+    noise = runtime.stream("smoothing " + stream)
+    return encode_table(
+        model.schema,
+        table,
+        like=model.like,
+        rows=rows,
+        generator=runtime.stream("dequantisation " + stream),
+        change=lambda z: z if smoothing is None else smoothing.perturb(z, noise),
+    )
 
 
 @one_thread()
@@ -206,14 +226,12 @@ def fit_table(
     if context is not None and len(context) != len(table):
         raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
     split = split_rows(table, settings)
-    seen = np.concatenate([split.train, split.validation])
-    schema = Schema.fit(table, rows=seen)
-    context_schema = None if context is None else Schema.fit(context, role="context", rows=seen)
+    schema, context_schema = _schemas(table, context, split)
 
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
     if smoothing is not None:
-        raw = torch.as_tensor(schema.encode(table.take(split.train)))
-        fixed = smoothing.resolve(raw)
+        raw = torch.empty(0, dtype=torch.float64)
+        fixed = smoothing.resolve(encode_table(schema, table, like=raw, rows=split.train))
         facts["smoothing"] = {"kind": fixed.kind, "time": fixed.time}
     empty = _empty_model(schema, context_schema, settings, facts)
     parts = {
@@ -262,6 +280,15 @@ def fit_table(
     return Fitted(model, steps, results, split)
 
 
+def _schemas(table: Table, context: Table | None, split: Split) -> tuple[Schema, Schema | None]:
+    """The columns of table and context, located and scaled by the rows that a fit may see."""
+    seen = np.concatenate([split.train, split.validation])
+    return (
+        Schema.fit(table, rows=seen),
+        None if context is None else Schema.fit(context, role="context", rows=seen),
+    )
+
+
 def _empty_model(
     schema: Schema, context_schema: Schema | None, settings: Settings, facts: dict[str, Any]
 ) -> Model:
@@ -271,10 +298,10 @@ def _empty_model(
 def _particles(
     model: Model, table: Table, context: Table | None, rows: npt.NDArray[np.int64], name: str, seed: int
 ) -> Particles:
-    encoded = encode_rows(
-        model, table.take(rows), None if context is None else context.take(rows), stream=name, seed=seed
-    )
-    return Particles(encoded.x, encoded.context)
+    x, given = _positions(model, table, rows=rows, stream=name, seed=seed), None
+    if context is not None and model.context_schema is not None:
+        given = encode_table(model.context_schema, context, like=model.like, rows=rows)
+    return Particles(x, given)
 
 
 def _begin(
@@ -328,8 +355,8 @@ def _held_out_results(model: Model, parts: Mapping[str, Particles]) -> dict[str,
     name = "holdout" if "holdout" in parts else "validation"
     held_out = parts[name]
     ours = -(log_prob(model.flow, held_out.x, held_out.context) + model.schema.log_jacobian)
-    x = parts["train"].x.double().cpu()
-    gaussian = Gaussian(x.mean(dim=0), torch.as_tensor(ledoit_wolf(x.numpy())[0]))
+    moments = Moments.of(parts["train"].x)
+    gaussian = Gaussian(moments.mean.cpu(), moments.shrunk.cpu())
     theirs = -(gaussian.log_prob(held_out.x.double().cpu()) + model.schema.log_jacobian)
     return {
         "held_out_on": name,

@@ -26,6 +26,9 @@ __all__ = ["KINDS", "Smoothing", "resolve_smoothing", "smooth"]
 KINDS = ("ornstein_uhlenbeck", "brownian")
 """Names of the diffusions."""
 
+_ROWS = 2**16
+"""Rows that are squared at once."""
+
 
 @dataclass(frozen=True)
 class Smoothing:
@@ -143,4 +146,5 @@ def _is_positive(number: object) -> bool:
 
 def _second_moment(x: Tensor) -> float:
     """M2(P) = E|X|², estimated by the rows' mean in float64."""
-    return float(x.detach().to(torch.float64).square().sum(-1).mean())
+    squares = [part.to(torch.float64).square().sum(-1) for part in torch.split(x.detach(), _ROWS)]
+    return float(torch.cat(squares).mean())

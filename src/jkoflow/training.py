@@ -104,6 +104,7 @@ def _automatic(
         taken = taken[1:]
     if schedule is None:
         return
+    whitened = replace(whitened, train=state.train)  # only its held-out rows are looked at again
     for after, step in _started_blocks(start, choice, schedule, settings, runtime, decisions, taken):
         yield after, step
     gain = after.held_out_log_prob - whitened.held_out_log_prob

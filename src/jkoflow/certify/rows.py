@@ -24,6 +24,7 @@ from jkoflow.run_table import find_table
 from jkoflow.runs import RunFolder
 from jkoflow.smoothing import resolve_smoothing
 from jkoflow.storage import read_json
+from jkoflow.storage.scratch import row_slices
 
 __all__ = [
     "Hashes",
@@ -132,9 +133,12 @@ def _bare(model: Model) -> Evidence:
 
 def _hashes(table: Table, context: Table | None) -> Hashes:
     """One number for each row, its context included, shape `(n,)`."""
-    values = table.values
-    if context is not None:
-        given = np.broadcast_to(context.values, (len(values), context.dim))
-        values = np.concatenate([given, values], axis=1)
-    values = values + 0.0  # -0 becomes 0, which it equals
-    return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(values), index=False), dtype=np.uint64)
+    given = None if context is None else np.broadcast_to(context.values, (len(table), context.dim))
+    hashes = np.empty(len(table), dtype=np.uint64)
+    for part in row_slices(len(table)):
+        values = table.values[part]
+        if given is not None:
+            values = np.concatenate([given[part], values], axis=1)
+        values = values + 0.0  # -0 becomes 0, which it equals
+        hashes[part] = pd.util.hash_pandas_object(pd.DataFrame(values), index=False)
+    return hashes

@@ -1,7 +1,8 @@
 """Tables on the disk: one reader and one writer per suffix, without pickle, and a hash of what was read.
 
 A reader hands back what the file says, names and numbers; whether the numbers can be used is decided by
-`jkoflow.data.table`. A writer leaves either the old file or the whole new one, never a part of it.
+`jkoflow.data.table`. A large array is not read but mapped: its file must stay as it is while it is in use. A
+writer leaves either the old file or the whole new one, never a part of it.
 
     text ↔ float64 without loss: the shortest decimal that reads back as the same double
 
@@ -28,6 +29,7 @@ import pandas as pd
 
 from jkoflow.errors import InputError
 from jkoflow.storage import shown, staged_file, validate_new_output
+from jkoflow.storage.scratch import empty_array, is_large
 
 __all__ = ["SUFFIXES", "RawTable", "check_output", "hash_file", "read_file", "write_table"]
 
@@ -40,6 +42,12 @@ _DAMAGE = (
 """What numpy, pandas and pyarrow raise for bytes that are not what the suffix says."""
 
 _NPZ_KEYS = ("x", "X", "data")
+_NPY = np.lib.format.MAGIC_PREFIX
+_HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_READ_BYTES = 2**24
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 _PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
@@ -186,6 +194,9 @@ def _read_parquet(path: Path) -> RawTable:
 def _read_npy(path: Path) -> RawTable:
     # opened here, because numpy leaves a damaged archive open
     with open(path, "rb") as file:
+        if is_large(path.stat().st_size) and file.read(len(_NPY)) == _NPY:
+            return RawTable(np.load(path, mmap_mode="r", allow_pickle=False), names_columns=False)
+        file.seek(0)
         content = np.load(file, allow_pickle=False)
     if not isinstance(content, np.ndarray):
         raise InputError(f"{shown(path)}: this is an archive of several arrays; name it .npz")
@@ -204,7 +215,29 @@ def _read_npz(path: Path) -> RawTable:
                 f"{shown(path)}: expected one array, or one named x, X or data, "
                 f"got {', '.join(keys) or 'none'}; save the table alone"
             )
-        return RawTable(archive[wanted[0]], names_columns=False)
+        return RawTable(_member(archive, wanted[0]), names_columns=False)
+
+
+def _member(archive: np.lib.npyio.NpzFile, key: str) -> Array:
+    """One array of an archive; a large one goes straight to where large arrays live."""
+    if archive.zip is None or not is_large(archive.zip.getinfo(f"{key}.npy").file_size):
+        return np.asarray(archive[key])
+    with archive.zip.open(f"{key}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADERS:
+            return np.asarray(archive[key])
+        shape, column_by_column, dtype = _HEADERS[version](member)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        values = empty_array(shape[::-1] if column_by_column else shape, dtype)
+        empty = memoryview(values.data).cast("B")
+        while len(empty):
+            part = member.read(min(len(empty), _READ_BYTES))
+            if not part:
+                raise EOFError(f"{len(empty)} bytes are missing")
+            empty[: len(part)] = part
+            empty = empty[len(part) :]
+        return values.T if column_by_column else values
 
 
 _READERS: dict[str, Callable[[Path], RawTable]] = {

@@ -95,14 +95,13 @@ class Schema:
         """
         if role not in _ROLES:
             raise InputError(f"role: expected one of {list(_ROLES)}, got {role!r}")
-        part = table if rows is None else table.take(rows)
         if role == "context":
             check_ranges(table)
-            columns = _standardising(part, [None] * table.dim)
+            columns = _standardising(table, rows, [None] * table.dim)
             return cls(columns, table.is_frame, role, table.notes)
         repeated = check_trainable(table)
         measured = _measurements(table, repeated)
-        columns = _standardising(part, measured)
+        columns = _standardising(table, rows, measured)
         notes = table.notes + _duplicate_notes(repeated) + _step_notes(columns, measured)
         return cls(columns, table.is_frame, role, notes)
 
@@ -247,17 +246,21 @@ class Schema:
 
 def _measurements(table: Table, repeated: npt.NDArray[np.bool_]) -> list[Measurement | None]:
     # a row given twice would make every value in it look tied
-    distinct = table.values[~repeated]
-    return [measure(distinct[:, j], integer=table.integer[j]) for j in range(table.dim)]
+    distinct = ~repeated
+    return [measure(table.values[distinct, j], integer=table.integer[j]) for j in range(table.dim)]
 
 
-def _standardising(table: Table, measured: Sequence[Measurement | None]) -> tuple[Column, ...]:
-    ranges = column_ranges(table.values)
+def _standardising(
+    table: Table, rows: npt.NDArray[np.integer[Any]] | None, measured: Sequence[Measurement | None]
+) -> tuple[Column, ...]:
+    """One column at a time, so that no more than a column's numbers are in memory."""
     columns = []
     for j, (name, measurement) in enumerate(zip(table.columns, measured, strict=True)):
+        values = table.values[:, j] if rows is None else table.values[rows, j]
         step = None if measurement is None else measurement.step
-        location, scale = _moments(table.values[:, j], 0.0 if step is None else step)
-        columns.append(Column(name, location, scale if ranges[j] > 0.0 or step else 1.0, step))
+        location, scale = _moments(values, 0.0 if step is None else step)
+        varies = column_ranges(values[:, None])[0] > 0.0
+        columns.append(Column(name, location, scale if varies or step else 1.0, step))
     return tuple(columns)
 
 

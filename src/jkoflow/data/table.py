@@ -2,8 +2,9 @@
 
     X = (x_ij),  i = 1..n rows,  j = 1..d columns,  float64
 
-A table is identified by a hash, of the file's bytes or, for rows that came from memory, of their shape, names
-and numbers. Source: FIPS 180-4, SHA-256.
+Large tables stay on the disk: a `.npy` file of float64 is looked into where it lies, other large numbers are
+kept in a temporary file (`jkoflow.storage.scratch`). A table is identified by a hash, of the file's bytes or,
+for rows that came from memory, of their shape, names and numbers. Source: FIPS 180-4, SHA-256.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from jkoflow.data.distinct import repeated_rows
 from jkoflow.data.files import hash_file, read_file
 from jkoflow.errors import InputError
 from jkoflow.storage import shown
+from jkoflow.storage.scratch import empty_array, is_large, row_slices
 
 __all__ = [
     "MIN_DISTINCT_ROWS",
@@ -93,7 +96,7 @@ class Table:
         places = [self.columns.index(name) for name in columns]
         return replace(
             self,
-            values=_read_only(self.values[:, places]),
+            values=_read_only(_gathered(self.values, slice(None), places)),
             columns=tuple(columns),
             integer=tuple(self.integer[place] for place in places),
             sha256=None,
@@ -109,7 +112,7 @@ class Table:
 
     def take(self, rows: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice) -> Table:
         """Return the rows at these places, in that order."""
-        return replace(self, values=_read_only(self.values[rows]), sha256=None)
+        return replace(self, values=_read_only(_gathered(self.values, rows)), sha256=None)
 
 
 def read_table(source: TableSource) -> Table:
@@ -152,7 +155,7 @@ def check_trainable(table: Table) -> npt.NDArray[np.bool_]:
             "a constant has no density, leave it out"
         )
     check_ranges(table)
-    repeated = np.asarray(pd.DataFrame(table.values).duplicated(), dtype=np.bool_)
+    repeated = repeated_rows(table.values)
     distinct = int((~repeated).sum())
     if distinct < MIN_DISTINCT_ROWS:
         raise InputError(
@@ -175,8 +178,9 @@ def check_ranges(table: Table) -> None:
 def column_ranges(values: Reals) -> Reals:
     """Return max - min of every column, shape (d,); 0 where it is within rounding of the largest value."""
     with np.errstate(over="ignore"):
-        ranges = np.asarray(np.ptp(values, axis=0), dtype=np.float64)
-        rounding = 16.0 * np.finfo(np.float64).eps * np.abs(values).max(axis=0)
+        low, high = values.min(axis=0), values.max(axis=0)
+        ranges = np.asarray(high - low, dtype=np.float64)
+        rounding = 16.0 * np.finfo(np.float64).eps * np.maximum(high, -low)
     return np.where(ranges <= rounding, 0.0, ranges)
 
 
@@ -199,7 +203,7 @@ def _from_memory(content: object, label: str, *, named: bool) -> Table:
         return _from_frame(frame.infer_objects(), label, is_frame=False)
     columns = _default_names(array.shape[1])
     integer = (array.dtype.kind in "biu",) * len(columns)
-    return _checked(array.astype(np.float64), columns, integer, label, is_frame=False)
+    return _checked(_as_reals(array), columns, integer, label, is_frame=False)
 
 
 def _as_array(content: object, label: str) -> npt.NDArray[Any]:
@@ -228,6 +232,21 @@ def _as_array(content: object, label: str) -> npt.NDArray[Any]:
     return array
 
 
+def _as_reals(array: npt.NDArray[Any]) -> Reals:
+    """A copy in float64; large rows that lie in a file as they are wanted stay there."""
+    wanted = array.dtype == np.float64 and array.flags.c_contiguous and not array.flags.writeable
+    if wanted and is_large(array.nbytes) and _is_mapped(array):
+        return array
+    return _gathered(array, slice(None), copy=True)
+
+
+def _is_mapped(array: npt.NDArray[Any]) -> bool:
+    part: object = array
+    while isinstance(part, np.ndarray) and not isinstance(part, np.memmap):
+        part = part.base
+    return isinstance(part, np.memmap)
+
+
 def _from_frame(frame: pd.DataFrame, label: str, *, is_frame: bool) -> Table:
     columns = tuple(str(name) for name in frame.columns)
     _refuse_empty(frame.shape, label)
@@ -237,7 +256,7 @@ def _from_frame(frame: pd.DataFrame, label: str, *, is_frame: bool) -> Table:
     series = [frame.iloc[:, place] for place in range(len(columns))]
     faults = [_fault_of(column) for column in series]
     _refuse_faults(columns, faults, label)
-    values = np.empty((len(frame), len(columns)), dtype=np.float64)
+    values = empty_array((len(frame), len(columns)), np.float64)
     for place, column in enumerate(series):
         values[:, place] = column.to_numpy(dtype=np.float64, na_value=np.nan)
     integer = tuple(_counts(column) for column in series)
@@ -301,17 +320,20 @@ def _refuse_empty(shape: tuple[int, ...], label: str) -> None:
 
 
 def _refuse_non_finite(values: Reals, columns: Sequence[str], label: str) -> None:
-    finite = np.isfinite(values)
-    if finite.all():
+    missing, not_finite, rows = np.zeros(len(columns), int), np.zeros(len(columns), int), 0
+    for part in row_slices(len(values)):
+        wrong = ~np.isfinite(values[part])
+        missing += np.isnan(values[part]).sum(axis=0)
+        not_finite += wrong.sum(axis=0)
+        rows += int(wrong.any(axis=1).sum())
+    if not rows:
         return
-    missing = np.isnan(values).sum(axis=0)
-    infinite = (~finite).sum(axis=0) - missing
+    infinite = not_finite - missing
     named = []
     for name, n_missing, n_infinite in zip(columns, missing, infinite, strict=True):
         counts = [f"{n_missing} NaN"] * bool(n_missing) + [f"{n_infinite} infinite"] * bool(n_infinite)
         if counts:
             named.append(f"{name} ({', '.join(counts)})")
-    rows = int((~finite.all(axis=1)).sum())
     raise InputError(
         f"{label}: expected finite numbers, got missing or infinite ones in {rows} of {len(values)} rows, "
         f"{_count(named, 'column')}: {join_names(named)}; remove or impute them"
@@ -324,6 +346,29 @@ def _count(things: Sequence[object], noun: str) -> str:
 
 def _default_names(dim: int) -> tuple[str, ...]:
     return tuple(f"x{place}" for place in range(dim))
+
+
+def _gathered(
+    values: npt.NDArray[Any],
+    rows: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice,
+    places: Sequence[int] | None = None,
+    *,
+    copy: bool = False,
+) -> Reals:
+    """Rows and columns of an array in float64: a slice of rows as a view unless a copy is asked for."""
+    if isinstance(rows, slice):
+        part = values[rows]
+        if places is None and not copy:
+            return part
+        count = len(part)
+    else:
+        rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        part, count = values, len(rows)
+    gathered = empty_array((count, values.shape[1] if places is None else len(places)), np.float64)
+    for chunk in row_slices(count):
+        found = part[chunk if isinstance(rows, slice) else rows[chunk]]
+        gathered[chunk] = found if places is None else found[:, places]
+    return gathered
 
 
 def _read_only(values: Reals) -> Reals:

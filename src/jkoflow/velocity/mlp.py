@@ -26,6 +26,9 @@ __all__ = ["MLPVelocity"]
 REACH = 2.0
 """The field is untouched up to this multiple of the largest training radius, and zero from twice that on."""
 
+_ROWS = 2**16
+"""Rows whose radius is measured at once."""
+
 
 class MLPVelocity(VelocityField):
     """Velocity network with time input; the identity flow until it is trained.
@@ -80,7 +83,8 @@ class MLPVelocity(VelocityField):
 
     def set_reach(self, x: Tensor, *, displacement: float) -> None:
         """Set the taper's radius from the particles and the amplitude from the expected displacement."""
-        largest = max(float(x.square().sum(dim=1).max().sqrt()), math.sqrt(self.dim) + 4.0)
+        radii = [float(part.square().sum(dim=1).max().sqrt()) for part in torch.split(x, _ROWS)]
+        largest = max(*radii, math.sqrt(self.dim) + 4.0)
         self.radius.fill_(REACH * largest)
         self.amplitude.fill_(displacement)
 
