@@ -11,8 +11,8 @@ from timed_descent import Clock
 
 from contenders.zuko_flow import ExactFlow, maximise_likelihood
 
-SETTINGS_TRIED = 1
-TRANSFORMS, HIDDEN, BATCH, RATE = 4, (128, 128), 500, 2e-3
+SETTINGS_TRIED = 8
+TRANSFORMS, HIDDEN, BATCH, RATE = 4, (128, 128), 500, 1e-2
 
 
 def fit(train: Reals, *, budget: float, seed: int) -> ExactFlow:
