@@ -26,19 +26,19 @@ class Entry:
     package: str | None = None
     budgeted: bool = True
     fit_seconds: float = 0.0
-    score_seconds: float = 30.0
+    score_seconds: float = 10.0
 
 
 CONTENDERS: Mapping[str, Entry] = {
     "ours": Entry(),
     "nsf": Entry("zuko"),
     "maf": Entry("zuko"),
-    "flow_matching": Entry("torchcfm", score_seconds=120.0),
-    "flow_matching_ot": Entry("torchcfm", score_seconds=120.0),
-    "ffjord": Entry("zuko", score_seconds=120.0),
-    "published_jko": Entry(score_seconds=120.0),
-    "gmm30": Entry(budgeted=False, fit_seconds=120.0),
-    "kde": Entry(budgeted=False, fit_seconds=120.0),
+    "flow_matching": Entry("torchcfm", score_seconds=60.0),
+    "flow_matching_ot": Entry("torchcfm", score_seconds=60.0),
+    "ffjord": Entry("zuko", score_seconds=60.0),
+    "published_jko": Entry(score_seconds=60.0),
+    "gmm30": Entry(budgeted=False, fit_seconds=60.0),
+    "kde": Entry(budgeted=False, fit_seconds=60.0),
 }
 
 STANDARD = ("ours", "nsf", "flow_matching", "published_jko", "gmm30", "kde")
