@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -191,6 +192,24 @@ def test_what_a_run_has_a_row_for_is_not_run_again(
     results.write_text("\n".join(lines) + "\n")
     race["run"].main(resumed)
     assert [(task.problem, task.contender) for task in started[4:]] == [(gone["problem"], gone["contender"])]
+
+
+def test_an_interrupted_race_begins_no_more_runs(
+    race: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_problem(race, monkeypatch)
+    started = []
+
+    def interrupted(task: object, **options: object) -> None:
+        started.append(task)
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(race["run"], "run_task", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_race(race, tmp_path, ["rings", "rose", "tree", "protein"], ["ours", "kde"], budget="2")
+    assert 1 <= len(started) <= 4
+    assert race["record"].read_rows(tmp_path / "race.jsonl") == []
 
 
 def test_resume_wants_a_run(race: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def draw(panels: Mapping[str, Sequence[Point]]) -> Figure:
             panel.set_visible(False)
         for panel in axes[max(0, len(panels) - columns) : len(panels)]:
             panel.set_xlabel("CPU-seconds of the fit")
-        handles = {}
+        handles: dict[str, Any] = {}
         for panel in axes:
             found, labels = panel.get_legend_handles_labels()
             handles |= dict(zip(labels, found, strict=True))

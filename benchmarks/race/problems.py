@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from density import Reals
 from planar import PICTURES, SHAPES, picture_law, shape_law
@@ -175,7 +176,7 @@ def _patches(name: str, path: Path, rng: np.random.Generator) -> list[Problem]:
     return [_standardised(name, train, test, rng)]
 
 
-def _patch_rows(grey: np.ndarray, n: int, rng: np.random.Generator) -> Reals:  # type: ignore[type-arg]
+def _patch_rows(grey: npt.NDArray[np.uint8], n: int, rng: np.random.Generator) -> Reals:
     distinct = distinct_rows(grey)
     chosen = distinct[rng.permutation(len(distinct))[:n]]
     rows = (chosen + rng.uniform(size=chosen.shape)) / 256

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = ["OURS", "Record", "Task", "paired", "read_rows"]
 
 Row = dict[str, Any]
+Reals = npt.NDArray[np.float64]
 OURS = "ours"
 
 
@@ -94,7 +96,7 @@ class Record:
                 row = {"problem": problem, "budget": budget, "contender": name}
                 self.append("paired", row | paired(mine, theirs))
 
-    def _nll(self, done: list[Row], problem: str, contender: str, budget: float) -> np.ndarray | None:  # type: ignore[type-arg]
+    def _nll(self, done: list[Row], problem: str, contender: str, budget: float) -> Reals | None:
         """NLL of every test row of all folds; None while folds are missing."""
         rows = {
             row["fold"]: row
@@ -107,7 +109,7 @@ class Record:
         return np.concatenate([np.load(file, allow_pickle=False) for file in files])
 
 
-def paired(ours: np.ndarray, theirs: np.ndarray) -> Row:  # type: ignore[type-arg]
+def paired(ours: Reals, theirs: Reals) -> Row:
     """Mean of ours - theirs over the same test rows, its standard error, and how many rows; nats."""
     difference = ours - theirs
     return {

@@ -7,7 +7,8 @@
 Contenders of the same problem and budget run near each other in time. Every run appends a row to
 benchmarks/results/race.jsonl, failures and what was skipped too; the NLLs of its test rows go to
 runs/race/RUN. When ours and a contender have finished all folds of a problem at a budget, a row with the
-paired difference follows. What the run has a row for is not run again.
+paired difference follows. What the run has a row for is not run again; an interrupted race finishes the
+runs that it had begun.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def run_task(task: Task, *, folds: int, longest: float, folder: Path, seed: int)
             capture_output=True,
             text=True,
             timeout=limit,
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired:
         return {**row, "outcome": "failed", "error": f"not done after {limit:.0f} seconds"}
@@ -125,8 +127,13 @@ def race(plan: Mapping[str, Any], record: Record, *, data: Path, jobs: int) -> N
             print(_line(row), flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for future in [pool.submit(one, task) for task in tasks]:
-            future.result()
+        futures = [pool.submit(one, task) for task in tasks]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # an interrupt too: what runs is finished and recorded, the rest is not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _prepare_all(plan: Mapping[str, Any], record: Record, data: Path) -> dict[str, int]:

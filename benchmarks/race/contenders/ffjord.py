@@ -40,7 +40,7 @@ def fit(train: Reals, *, budget: float, seed: int) -> ContinuousFlow:
         )
 
         def loss() -> Tensor:
-            return -flow().log_prob(next(draws)).mean()  # type: ignore[no-any-return]
+            return -flow().log_prob(next(draws)).mean()
 
         def validation() -> float:
             rows = held_out[:VALIDATION_ROWS].double()
@@ -51,4 +51,4 @@ def fit(train: Reals, *, budget: float, seed: int) -> ContinuousFlow:
 
 
 def _segments(flow: nn.Module) -> list[Segment]:
-    return [Segment(in_double(flow.transform).f, 0.0, 1.0)]  # type: ignore[arg-type, union-attr]
+    return [Segment(in_double(flow.transform).f, 0.0, 1.0)]

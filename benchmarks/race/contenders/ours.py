@@ -34,7 +34,7 @@ class Ours:
         def count(field: nn.Module, arguments: tuple[object, ...], velocity: object) -> None:
             nonlocal rows
             del field, velocity
-            rows += len(arguments[0])  # type: ignore[arg-type]
+            rows += len(arguments[0])
 
         fields = [part for part in self.model.flow_.modules() if isinstance(part, VelocityField)]
         hooks = [part.register_forward_hook(count) for part in fields]

@@ -67,4 +67,4 @@ def _train(
 def _velocity(block: PublishedBlock) -> Velocity:
     velocity = in_double(block.velocity)
     assert isinstance(velocity, PublishedVelocity)
-    return lambda t, x: velocity(x, t)  # type: ignore[no-any-return]
+    return lambda t, x: velocity(x, t)

@@ -54,7 +54,7 @@ def maximise_likelihood(
     draws = batches(fitted, batch, torch.Generator().manual_seed(seed))
 
     def loss() -> Tensor:
-        return -flow().log_prob(next(draws)).mean()  # type: ignore[no-any-return]
+        return -flow().log_prob(next(draws)).mean()
 
     def validation() -> float:
         return float(torch.cat([-flow().log_prob(x) for x in torch.split(held_out, CHUNK)]).mean())
