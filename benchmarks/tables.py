@@ -60,19 +60,30 @@ def _loader(path: Path, key: str) -> Callable[[], Reals] | None:
 
 def prepare(rows: Reals, rng: np.random.Generator) -> tuple[Reals, Reals]:
     """Training and test rows, standardised with training statistics."""
+    rows = off_grid(distinct_rows(rows), rng)
+    order = rng.permutation(len(rows))
+    n_test = round(TEST_SHARE * len(rows))
+    test, train = rows[order[:n_test]], rows[order[n_test:]]
+    location, scale = train.mean(axis=0), train.std(axis=0)
+    return (train - location) / scale, (test - location) / scale
+
+
+def distinct_rows(rows: Reals) -> Reals:
+    """Each row once, where it came first."""
     _, first = np.unique(rows, axis=0, return_index=True)
-    rows = rows[np.sort(first)]
+    return rows[np.sort(first)]
+
+
+def off_grid(rows: Reals, rng: np.random.Generator) -> Reals:
+    """The rows, with noise of its step in each column of few distinct values or with a frequent one."""
+    rows = rows.copy()
     for column in rows.T:
         distinct, counts = np.unique(column, return_counts=True)
         if len(distinct) < 0.05 * len(rows) or counts.max() > 0.01 * len(rows):
             measured = measure(column)
             step = measured.step if measured is not None else float(np.diff(distinct).min())
             column += step * rng.uniform(-0.5, 0.5, len(rows))
-    order = rng.permutation(len(rows))
-    n_test = round(TEST_SHARE * len(rows))
-    test, train = rows[order[:n_test]], rows[order[n_test:]]
-    location, scale = train.mean(axis=0), train.std(axis=0)
-    return (train - location) / scale, (test - location) / scale
+    return rows
 
 
 def gaussian_nll(train: Reals, test: Reals) -> Reals:

@@ -1,0 +1,44 @@
+"""The contenders by name: the package each needs, whether it looks at the budget, and what its scoring costs.
+
+`contenders/NAME.py` has `fit(train, *, budget, seed) -> Density` and `SETTINGS_TRIED`, the number of
+settings that were looked at before its own was chosen, on validation rows of training tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["CONTENDERS", "STANDARD", "Entry"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the race has to know before it starts a contender.
+
+    Arguments:
+        package: What has to be importable, beside the library's own dependencies; None for nothing.
+        budgeted: Whether its fit depends on the budget; one that does not runs once for all of them.
+        fit_seconds: CPU-seconds of a fit without a budget, a generous guess for the estimate of the time.
+        score_seconds: The same of all that is measured after a fit.
+    """
+
+    package: str | None = None
+    budgeted: bool = True
+    fit_seconds: float = 0.0
+    score_seconds: float = 10.0
+
+
+CONTENDERS: Mapping[str, Entry] = {
+    "ours": Entry(),
+    "nsf": Entry("zuko"),
+    "maf": Entry("zuko"),
+    "flow_matching": Entry("torchcfm", score_seconds=60.0),
+    "flow_matching_ot": Entry("torchcfm", score_seconds=60.0),
+    "ffjord": Entry("zuko", score_seconds=60.0),
+    "published_jko": Entry(score_seconds=60.0),
+    "gmm30": Entry(budgeted=False, fit_seconds=60.0),
+    "kde": Entry(budgeted=False, fit_seconds=60.0),
+}
+
+STANDARD = ("ours", "nsf", "flow_matching", "published_jko", "gmm30", "kde")

@@ -1,0 +1,123 @@
+"""Rows of the race: one JSON object a line, and the paired differences that follow from them.
+
+difference = mean_i (NLL_ours(x_i) - NLL_theirs(x_i)),    SE = std_i/√n,    x_i test rows of all folds
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["OURS", "Record", "Task", "paired", "read_rows"]
+
+Row = dict[str, Any]
+Reals = npt.NDArray[np.float64]
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run.
+
+    Arguments:
+        problem: Its name.
+        fold: From 0.
+        contender: Its name.
+        budget: CPU-seconds; None for a contender that does not look at it.
+    """
+
+    problem: str
+    fold: int
+    contender: str
+    budget: float | None
+
+    @property
+    def name(self) -> str:
+        """Of the run's files."""
+        budget = "free" if self.budget is None else f"{self.budget:g}"
+        return f"{self.problem}-fold{self.fold}-{self.contender}-{budget}"
+
+
+def read_rows(file: Path, run: str | None = None) -> list[Row]:
+    """Rows of the file, or of one run of it."""
+    if not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if run is None or row["run"] == run]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The rows of one run in a file that others may share.
+
+    Arguments:
+        file: JSON lines.
+        folder: Where each run's NLLs are.
+        head: What every row carries: the run's id, versions, seed.
+    """
+
+    file: Path
+    folder: Path
+    head: Mapping[str, Any]
+
+    def rows(self, kind: str) -> list[Row]:
+        """This run's rows of a kind."""
+        return [row for row in read_rows(self.file, str(self.head["run"])) if row["kind"] == kind]
+
+    def has(self, task: Task) -> bool:
+        """Whether the run has a row for it, whatever its outcome."""
+        return task in {_task(row) for row in self.rows("run")}
+
+    def append(self, kind: str, row: Row) -> None:
+        """One more row."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as results:
+            results.write(json.dumps({"kind": kind, **self.head, **row}) + "\n")
+
+    def append_pairs(self) -> None:
+        """Rows of kind `paired` for which all folds of both are done and that are not there yet."""
+        done = [row for row in self.rows("run") if row["outcome"] == "done"]
+        seen = {(row["problem"], row["budget"], row["contender"]) for row in self.rows("paired")}
+        ours = [row for row in done if row["contender"] == OURS]
+        for problem, budget in dict.fromkeys((row["problem"], row["budget"]) for row in ours):
+            names = dict.fromkeys(row["contender"] for row in done if row["problem"] == problem)
+            mine = self._nll(done, problem, OURS, budget)
+            for name in names:
+                theirs = self._nll(done, problem, name, budget)
+                if name == OURS or mine is None or theirs is None or (problem, budget, name) in seen:
+                    continue
+                row = {"problem": problem, "budget": budget, "contender": name}
+                self.append("paired", row | paired(mine, theirs))
+
+    def _nll(self, done: list[Row], problem: str, contender: str, budget: float) -> Reals | None:
+        """NLL of every test row of all folds; None while folds are missing."""
+        rows = {
+            row["fold"]: row
+            for row in done
+            if (row["problem"], row["contender"]) == (problem, contender) and row["budget"] in (budget, None)
+        }
+        if not rows or len(rows) < next(iter(rows.values()))["folds"]:
+            return None
+        files = [self.folder / f"{_task(rows[fold]).name}.npy" for fold in sorted(rows)]
+        return np.concatenate([np.load(file, allow_pickle=False) for file in files])
+
+
+def paired(ours: Reals, theirs: Reals) -> Row:
+    """Mean of ours - theirs over the same test rows, its standard error, and how many rows; nats."""
+    difference = ours - theirs
+    return {
+        "difference": float(difference.mean()),
+        "difference_se": float(difference.std(ddof=1) / math.sqrt(len(difference))),
+        "test_rows": len(difference),
+    }
+
+
+def _task(row: Row) -> Task:
+    return Task(row["problem"], row["fold"], row["contender"], row["budget"])

@@ -1,0 +1,117 @@
+"""One run in a process of its own, on one thread: fit, then likelihood, then what else is measured.
+
+    python benchmarks/race/worker.py PROBLEM.npz CONTENDER BUDGET SEED OUT
+
+Writes OUT.npy, the NLL of each test row, and OUT.json, the row's numbers. The test rows are read after
+the fit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from density import Density, Reals
+
+SAMPLED_ROWS, ROUND_TRIP_ROWS = 1000, 1000
+MEASURING_ERRORS = (ArithmeticError, AssertionError, RuntimeError, ValueError)
+
+
+class NonFiniteError(ArithmeticError):
+    """A density whose logarithm is not a number at some test row."""
+
+
+def measure(problem: Path, contender: str, *, budget: float, seed: int, out: Path) -> dict[str, Any]:
+    """Fit and measure; the numbers of the row."""
+    module = importlib.import_module(f"contenders.{contender}")
+    with np.load(problem, allow_pickle=False) as archive:
+        train = archive["train"]
+    before, start = peak_mb(), time.process_time()
+    density: Density = module.fit(train, budget=budget, seed=seed)
+    row: dict[str, Any] = {
+        "settings_tried": module.SETTINGS_TRIED,
+        "train_rows": len(train),
+        "columns": train.shape[1],
+        "fit_cpu_seconds": time.process_time() - start,
+        "peak_mb": None if before is None else (peak_mb() or 0.0) - before,
+    }
+    with np.load(problem, allow_pickle=False) as archive:
+        test, truth = archive["test"], archive.get("truth")
+    start = time.process_time()
+    nll = -density.log_prob(test)
+    spent = max(time.process_time() - start, 1e-6)
+    row |= {"score_cpu_seconds": spent, "log_prob_rows_per_second": len(test) / spent, **judged(nll, truth)}
+    np.save(out.with_suffix(".npy"), nll)
+    return row | measured_beside(density, test, seed)
+
+
+def judged(nll: Reals, truth: Reals | None) -> dict[str, Any]:
+    """Mean NLL of test rows and, where the truth's log-density is known, the KL to it; nats.
+
+    Raises:
+        NonFiniteError: Some row's NLL is infinite or no number.
+    """
+    if not np.isfinite(nll).all():
+        raise NonFiniteError(f"log_prob is not finite at {(~np.isfinite(nll)).sum()} of {len(nll)} test rows")
+    row = {"test_rows": len(nll), **_mean("nll", nll)}
+    return row if truth is None else row | _mean("kl", nll + truth)
+
+
+def measured_beside(density: Density, test: Reals, seed: int) -> dict[str, Any]:
+    """Speed, round trip, velocity evaluations, check of the trace integral, and what of it failed."""
+    row: dict[str, Any] = {"not_measured": {}}
+
+    def attempt(key: str, compute: Callable[[], Any]) -> None:
+        try:
+            row[key] = compute()
+        except MEASURING_ERRORS as error:
+            row[key] = None
+            row["not_measured"][key] = f"{type(error).__name__}: {error}"
+
+    attempt("sample_rows_per_second", lambda: _sampling_speed(density, seed))
+    attempt("round_trip_error", lambda: density.round_trip_error(test[:ROUND_TRIP_ROWS]))
+    attempt("velocity_evaluations", lambda: density.velocity_evaluations)
+    attempt("log_prob_check_nats", lambda: density.log_prob_check(test))
+    return row
+
+
+def peak_mb() -> float | None:
+    """Largest resident set of this process so far, MB; None where the system does not tell it.
+
+    `ru_maxrss` would not do: a process inherits that of the one it was started from.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+    return float(lines["VmHWM"].split()[0]) / 2**10
+
+
+def _sampling_speed(density: Density, seed: int) -> float:
+    start = time.process_time()
+    density.sample(SAMPLED_ROWS, seed)
+    return SAMPLED_ROWS / max(time.process_time() - start, 1e-6)
+
+
+def _mean(name: str, nats: Reals) -> dict[str, float]:
+    return {name: float(nats.mean()), f"{name}_se": float(nats.std(ddof=1) / math.sqrt(len(nats)))}
+
+
+def main() -> None:
+    """Measure and write."""
+    problem, contender, budget, seed, out = sys.argv[1:]
+    torch.set_num_threads(1)
+    row = measure(Path(problem), contender, budget=float(budget), seed=int(seed), out=Path(out))
+    Path(out).with_suffix(".json").write_text(json.dumps(row), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
