@@ -31,9 +31,10 @@ from jkoflow.descent import DescentSettings
 from jkoflow.fit import FitState, initial_state, proximal_fold
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.proximal import NetworkSettings, ProximalTrainer
+from jkoflow.proximal import ProximalTrainer
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule
+from jkoflow.step import NetworkSettings
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 BATCH = 512

@@ -24,9 +24,10 @@ from publish import COLOURS, STYLE, markdown_table, parser, publish, slope
 
 from jkoflow.descent import DescentSettings
 from jkoflow.laws import GaussianMixture
-from jkoflow.proximal import NetworkSettings, ProximalTrainer
+from jkoflow.proximal import ProximalTrainer
 from jkoflow.runtime import seed_stream
 from jkoflow.schedule import Schedule
+from jkoflow.step import NetworkSettings
 
 NAME = "error_sources"
 GAMMAS = (0.3, math.inf)

@@ -40,10 +40,11 @@ from jkoflow.flow import Flow
 from jkoflow.laws import Gaussian, StandardNormal
 from jkoflow.likelihood import log_prob, standard_error
 from jkoflow.particles import Particles
-from jkoflow.proximal import BlockTrainer, NetworkSettings, ProximalTrainer, Step, new_block
+from jkoflow.proximal import BlockTrainer, ProximalTrainer
 from jkoflow.runtime import Runtime, seed_stream
 from jkoflow.sampling import sample
 from jkoflow.schedule import Schedule, resolve_schedule
+from jkoflow.step import NetworkSettings, Step, new_block
 
 NAME = "progressive_vs_end_to_end"
 METHODS = {

@@ -31,9 +31,10 @@ from jkoflow.descent import DescentSettings
 from jkoflow.exact import QuantileLaw, normal_levels, quantile_step
 from jkoflow.functionals import kl_divergence, quadratic
 from jkoflow.laws import GaussianMixture
-from jkoflow.proximal import NetworkSettings, ProximalTrainer
+from jkoflow.proximal import ProximalTrainer
 from jkoflow.runtime import seed_stream
 from jkoflow.schedule import Schedule
+from jkoflow.step import NetworkSettings
 
 NAME = "small_step_limit"
 LINE = GaussianMixture([0.4, 0.6], [[-1.0], [0.8]], stds=[0.45, 0.6])

@@ -26,9 +26,10 @@ from publish import COLOURS, STYLE, markdown_table, parser, publish
 from jkoflow.descent import DescentSettings
 from jkoflow.flow import Flow
 from jkoflow.laws import GaussianMixture, StandardNormal
-from jkoflow.proximal import NetworkSettings, ProximalTrainer
+from jkoflow.proximal import ProximalTrainer
 from jkoflow.runtime import seed_stream
 from jkoflow.schedule import Schedule
+from jkoflow.step import NetworkSettings
 
 NAME = "step_size_tradeoff"
 LAW = GaussianMixture([0.4, 0.35, 0.25], [[2.2, 0.6], [-0.4, -1.6], [-0.6, 1.4]], stds=[0.6, 0.7, 0.5])

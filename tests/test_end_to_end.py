@@ -10,8 +10,8 @@ from jkoflow.end_to_end import train_end_to_end
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.likelihood import log_prob
-from jkoflow.proximal import Step, new_block
 from jkoflow.runtime import Runtime
+from jkoflow.step import Step, new_block
 from oracles.blocks import generator
 from oracles.trainers import SMALL, gaussian_particles
 

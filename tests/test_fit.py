@@ -18,9 +18,9 @@ from jkoflow.laws import StandardNormal
 from jkoflow.likelihood import log_prob
 from jkoflow.objective import KLObjective
 from jkoflow.particles import Particles
-from jkoflow.proximal import Step
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule
+from jkoflow.step import Step
 from oracles.blocks import make_block, points
 from oracles.trainers import RecordingTrainer, gaussian_particles, quick_trainer, restored
 

@@ -49,6 +49,8 @@ ORDER = (
     "budget",
     "descent",
     "warm_start",
+    "step",
+    "solver_steps",
     "proximal",
     "fit",
     "gaussian_step",

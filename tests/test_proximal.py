@@ -19,13 +19,11 @@ from jkoflow.fit import initial_state, proximal_fold
 from jkoflow.laws import StandardNormal
 from jkoflow.objective import KLObjective
 from jkoflow.particles import Particles
-from jkoflow.proximal import (
-    NetworkSettings,
-    ProximalTrainer,
-    Step,
-    WarmStartedTrainer,
+from jkoflow.proximal import ProximalTrainer, WarmStartedTrainer
+from jkoflow.runtime import Runtime
+from jkoflow.schedule import Schedule
+from jkoflow.solver_steps import (
     judged_rows,
-    new_block,
     nll_after,
     replace_steps,
     rows_folded,
@@ -34,8 +32,7 @@ from jkoflow.proximal import (
     with_checked_trace,
     with_chosen_steps,
 )
-from jkoflow.runtime import Runtime
-from jkoflow.schedule import Schedule
+from jkoflow.step import NetworkSettings, Step, new_block
 from oracles.blocks import autodiff_log_det, make_velocity, points
 from oracles.trainers import SMALL, gaussian_particles, quick_trainer
 

@@ -24,7 +24,7 @@ from jkoflow.descent import Descent, DescentSettings, descend
 from jkoflow.flow import Flow, push_block_with_log_det
 from jkoflow.objective import push_penalised, push_with_log_det_by
 from jkoflow.particles import Particles
-from jkoflow.proximal import judged_rows, unfolded
+from jkoflow.solver_steps import judged_rows, unfolded
 
 __all__ = ["train_end_to_end"]
 

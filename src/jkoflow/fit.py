@@ -25,9 +25,10 @@ from jkoflow.laws import Law
 from jkoflow.likelihood import standard_error
 from jkoflow.objective import KLObjective
 from jkoflow.particles import PUSH_ROWS, Particles
-from jkoflow.proximal import BlockTrainer, Step, Stop
+from jkoflow.proximal import BlockTrainer
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule
+from jkoflow.step import Step, Stop
 
 __all__ = [
     "FitState",

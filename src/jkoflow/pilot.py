@@ -17,9 +17,11 @@ from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.fit import FitState, proximal_fold
 from jkoflow.gaussian_step import gaussian_step
-from jkoflow.proximal import DispatchedTrainer, StartTrainer, Step, judged_rows, new_block
+from jkoflow.proximal import DispatchedTrainer, StartTrainer
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import resolve_schedule
+from jkoflow.solver_steps import judged_rows
+from jkoflow.step import Step, new_block
 from jkoflow.warm_start import warm_start
 
 __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]

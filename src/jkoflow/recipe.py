@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 
 from jkoflow.descent import DescentSettings
-from jkoflow.proximal import NetworkSettings, ProximalTrainer, WarmStartedTrainer
+from jkoflow.proximal import ProximalTrainer, WarmStartedTrainer
+from jkoflow.step import NetworkSettings
 from jkoflow.warm_start import ou_angle
 
 __all__ = [

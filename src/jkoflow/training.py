@@ -30,9 +30,10 @@ from jkoflow.gaussian_step import gaussian_step, gaussian_step_on_all_rows
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
 from jkoflow.pilot import Pilot, timed_pilot
-from jkoflow.proximal import BlockTrainer, DispatchedTrainer, IdentityTrainer, Step, new_block
+from jkoflow.proximal import BlockTrainer, DispatchedTrainer, IdentityTrainer
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import Schedule, resolve_schedule
+from jkoflow.step import Step, new_block
 
 __all__ = ["train_flow"]
 

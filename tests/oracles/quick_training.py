@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from jkoflow import pilot, recipe, training
-from jkoflow.proximal import NetworkSettings
+from jkoflow.step import NetworkSettings
 
 __all__ = ["make_training_quick"]
 

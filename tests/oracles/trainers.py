@@ -13,7 +13,8 @@ from jkoflow.descent import DescentSettings
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step, transport_map
 from jkoflow.fit import TakenStep
 from jkoflow.particles import Particles
-from jkoflow.proximal import NetworkSettings, ProximalTrainer, Step
+from jkoflow.proximal import ProximalTrainer
+from jkoflow.step import NetworkSettings, Step
 from oracles.blocks import points
 
 __all__ = ["RecordingTrainer", "gaussian_block", "gaussian_particles", "quick_trainer", "restored"]
