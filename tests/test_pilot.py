@@ -8,10 +8,11 @@ import torch
 from jkoflow import pilot
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
+from jkoflow.descent import DescentSettings
 from jkoflow.fit import FitState, initial_state
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.pilot import choose_by_pilot, timed_pilot
+from jkoflow.pilot import Pilot, choose_by_pilot, timed_pilot
 from jkoflow.recipe import FEATURES
 from jkoflow.runtime import Runtime
 from oracles.blocks import points
@@ -76,10 +77,23 @@ def test_without_a_budget_no_clock_is_read() -> None:
     assert record["seconds"] == 0.0
 
 
-def test_under_a_budget_the_search_has_a_fifth_and_tells_what_an_update_costs() -> None:
-    """The clock ticks at every look: two for each rehearsal of 30 updates, one for a fit cut off."""
+def test_under_a_budget_the_search_has_a_quarter() -> None:
+    """The clock ticks at every look: two for each of three rehearsals, one for a fit that is cut off."""
     times = iter(range(10_000))
     decisions = Decisions(budget=40.0, clock=lambda: float(next(times)))
+    timed_pilot(correlated_state(), SETTINGS, RUNTIME, decisions)
+    assert decisions.used() < 40 * 0.25 * 1.6 + 6 + 2 * len(FEATURES)
+
+
+def test_an_update_is_timed_without_what_surrounds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts of 20, 20 and 80 updates that take 7 seconds each and half a second for an update."""
+    clock = [0.0]
+
+    def warm_start(*of: object, settings: DescentSettings, **rest: object) -> None:
+        clock[0] += 7 + settings.updates / 2
+
+    monkeypatch.setattr(pilot, "warm_start", warm_start)
+    monkeypatch.setattr(pilot, "choose_by_pilot", lambda *of, **rest: Pilot(False, "even", 0.0))
+    decisions = Decisions(budget=1e6, clock=lambda: clock[0])
     record = timed_pilot(correlated_state(), SETTINGS, RUNTIME, decisions)
-    assert record["seconds"] == pytest.approx(1 / 30)
-    assert decisions.used() < 40 * 0.2 + 4 + 2 * len(FEATURES)
+    assert record["seconds"] == pytest.approx(0.5)

@@ -26,10 +26,12 @@ from jkoflow.warm_start import warm_start
 
 __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
 
-_ROWS, _SHARE, _BLOCKS = 10_000, 0.125, 6
+_ROWS, _JUDGED_ROWS, _SHARE, _BLOCKS = 4000, 2000, 0.125, 6
 UPDATES = (40, 120)
-_BUDGET_SHARE, _REHEARSAL = 0.2, 30
-_UPDATES_SHARE = 0.5
+_BUDGET_SHARE, _REHEARSALS = 0.25, (20, 80)
+_PATIENCE = 1.6
+"""Times that share, after which no further fit is waited for: a choice among half of them is a bad one."""
+_UPDATES_SHARE = 0.6
 """Of the pilot's time under a budget that goes into updates; the rest pushes and judges."""
 
 
@@ -62,7 +64,7 @@ def timed_pilot(
         return choose_by_pilot(state, settings, runtime, updates=updates).to_dict()
     seconds = _rehearsed_seconds(state, runtime, decisions)
     share = _BUDGET_SHARE * decisions.remaining()
-    end = decisions.used() + share
+    end = decisions.used() + _PATIENCE * share
     n_blocks = _BLOCKS * (1 + len(recipe.FEATURES))
     updates = int(min(max(_UPDATES_SHARE * share / (n_blocks * seconds), least), updates))
     choice = choose_by_pilot(
@@ -72,26 +74,27 @@ def timed_pilot(
 
 
 def _rehearsed_seconds(state: FitState, runtime: Runtime, decisions: Decisions) -> float:
-    """CPU-seconds of one update of a block's start, by a few updates of a block that is thrown away.
+    """CPU-seconds of one update of a block's start, by short starts of a block that is thrown away.
 
-    Twice, since the first one also loads what a process needs only once.
+    Two lengths, whose difference is updates alone; the first of all also loads what is needed only once.
     """
     step = Step(0, math.inf, state.train, state.validation, state.flow.base, runtime)
-    settings = recipe.warm_start_descent(len(state.train), _REHEARSAL, checkpoints=1)
+    network = recipe.network_of(state.flow.dim, recipe.PLAIN_PHASE)
     seconds = []
-    for _ in range(2):
+    for updates in (_REHEARSALS[0], *_REHEARSALS):
         before = decisions.used()
         warm_start(
-            new_block(step, recipe.network_of(state.flow.dim, recipe.PLAIN_PHASE), steps=1),
+            new_block(step, network, steps=1),
             step.train,
             step.validation,
-            settings=settings,
+            settings=recipe.warm_start_descent(len(state.train), updates, checkpoints=1),
             generator=step.stream("rehearsal"),
             number=0,
             stop=lambda updates: False,
         )
-        seconds.append((decisions.used() - before) / _REHEARSAL)
-    return min(seconds)
+        seconds.append(decisions.used() - before)
+    few, many = _REHEARSALS
+    return max(seconds[2] - seconds[1], 0.1 * seconds[2]) / (many - few)
 
 
 def choose_by_pilot(
@@ -111,7 +114,7 @@ def choose_by_pilot(
     part = replace(
         state,
         train=state.train.rows(slice(0, _ROWS)),
-        validation=(judged := judged_rows(state.validation)),
+        validation=(judged := judged_rows(state.validation).rows(slice(0, _JUDGED_ROWS))),
         log_det=state.log_det[: len(judged)],
     )
     whitened, _ = gaussian_step(part, runtime)

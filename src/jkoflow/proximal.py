@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -142,7 +142,8 @@ class WarmStartedTrainer:
     Arguments:
         network: The velocity network.
         start: Updates, batch and rate of the regression.
-        finish: The same of the proximal objective; None for no finish.
+        finish: The same of the proximal objective at one solver step, at s steps an s-th of the updates; None
+            for no finish.
         divergence: How the finish sees the log-determinant.
     """
 
@@ -166,7 +167,9 @@ class WarmStartedTrainer:
         if self.finish is None:
             return block, record
         finished = copy.deepcopy(block)
-        done = finish_on_objective(finished, step, self.finish, self.divergence)
+        # an update costs as much as the block has solver steps: the finish of a fine map has fewer
+        finish = replace(self.finish, updates=max(1, self.finish.updates // block.steps))
+        done = finish_on_objective(finished, step, finish, self.divergence)
         after = nll_after(finished, step.base, judged)
         record["updates"]["proximal"], record["proximal_nll_gain_nats"] = done["updates"], before - after
         record["retries"] += done["retries"]
