@@ -386,15 +386,15 @@ def test_contenders_of_a_problem_and_budget_run_side_by_side(race: dict[str, Mod
         ("a", 0, "gmm30", None),
         ("a", 1, "ours", 1.0),
         ("a", 1, "gmm30", None),
-        ("a", 0, "ours", 2.0),
-        ("a", 1, "ours", 2.0),
         ("b", 0, "ours", 1.0),
         ("b", 0, "gmm30", None),
+        ("a", 0, "ours", 2.0),
+        ("a", 1, "ours", 2.0),
         ("b", 0, "ours", 2.0),
     ]
 
 
-def test_the_standard_race_is_estimated_below_three_hours(race: dict[str, ModuleType]) -> None:
+def test_the_standard_race_is_estimated_generously_below_four_hours(race: dict[str, ModuleType]) -> None:
     folds = {name: 5 if name == "miniboone" else 1 for name in race["problems"].STANDARD}
     tasks = race["run"].tasks_of(folds, race["contenders"].STANDARD, [30.0, 100.0, 300.0])
-    assert 1.5 < race["run"].upper_hours(tasks, 2) < 3.0
+    assert 1.5 < race["run"].upper_hours(tasks, 2) < 4.0

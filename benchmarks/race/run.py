@@ -4,7 +4,7 @@
                                   [--budgets 30 100 300] [--jobs 2] [--seed 0]
     python benchmarks/race/run.py --data-dir DIR --resume RUN [--jobs 2]
 
-Contenders of the same problem and budget run near each other in time. Every run appends a row to
+Smaller budgets come first, and contenders of the same problem and budget run near each other in time. Every run appends a row to
 benchmarks/results/race.jsonl, failures and what was skipped too; the NLLs of its test rows go to
 runs/race/RUN. When ours and a contender have finished all folds of a problem at a budget, a row with the
 paired difference follows. What the run has a row for is not run again; an interrupted race finishes the
@@ -60,8 +60,8 @@ def tasks_of(folds: Mapping[str, int], contenders: Sequence[str], budgets: Seque
     """All runs, in the order in which they start."""
     return [
         Task(problem, fold, contender, budget if CONTENDERS[contender].budgeted else None)
-        for problem, count in folds.items()
         for index, budget in enumerate(budgets)
+        for problem, count in folds.items()
         for fold in range(count)
         for contender in contenders
         if index == 0 or CONTENDERS[contender].budgeted

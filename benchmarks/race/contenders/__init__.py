@@ -41,4 +41,4 @@ CONTENDERS: Mapping[str, Entry] = {
     "kde": Entry(budgeted=False, fit_seconds=60.0),
 }
 
-STANDARD = ("ours", "nsf", "flow_matching", "published_jko", "gmm30", "kde")
+STANDARD = ("ours", "nsf", "flow_matching", "ffjord", "published_jko", "gmm30")
