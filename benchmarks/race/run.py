@@ -4,11 +4,11 @@
                                   [--budgets 30 100 300] [--jobs 2] [--seed 0]
     python benchmarks/race/run.py --data-dir DIR --resume RUN [--jobs 2]
 
-Smaller budgets come first, and contenders of the same problem and budget run near each other in time. Every run appends a row to
-benchmarks/results/race.jsonl, failures and what was skipped too; the NLLs of its test rows go to
-runs/race/RUN. When ours and a contender have finished all folds of a problem at a budget, a row with the
-paired difference follows. What the run has a row for is not run again; an interrupted race finishes the
-runs that it had begun.
+Smaller budgets come first, and contenders of the same problem and budget run near each other in time. Every
+run appends a row to benchmarks/results/race.jsonl, failures and what was skipped too; the NLLs of its test
+rows go to runs/race/RUN. When ours and a contender have finished all folds of a problem at a budget, a row
+with the paired difference follows. What the run has a row for is not run again; an interrupted race
+finishes the runs that it had begun.
 """
 
 from __future__ import annotations
