@@ -1,8 +1,9 @@
 """A guard against slower code: CPU times as ratios within one run, never as seconds.
 
 The partner of each ratio is what the work cannot do without: the matrix products of an update, a push for
-each tangent, a push for a pull. Both take turns, and the least of several times counts, so that a busy machine
-does not fail a test. Bounds are about twice the ratios measured: 2.8, 2.1, 10, 1.5, 2.0 in the order below.
+each tangent, a push for a pull. Both take turns, and the least of several times counts, so that a busy
+machine does not fail a test. Bounds are about twice the ratios measured: 2.8, 2.1, 10, 1.5, 2.0 in the order
+below.
 """
 
 from __future__ import annotations
