@@ -98,7 +98,7 @@ def started_trainer(
 ) -> WarmStartedTrainer:
     """The trainer of blocks that start on the OU path and, where asked, are finished on the objective."""
     finish = DescentSettings(
-        max(LEAST_FINISH, int(FINISH_SHARE * updates)), batch_of(n_rows), FINISH_RATE, checkpoints=10
+        max(LEAST_FINISH, int(FINISH_SHARE * updates)), batch_of(n_rows), FINISH_RATE, checkpoints=5
     )
     return WarmStartedTrainer(
         network, warm_start_descent(n_rows, updates), finish if finished else None, divergence

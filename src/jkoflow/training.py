@@ -43,6 +43,9 @@ _BUDGET_CHECKPOINTS = 400
 """Of a descent of all blocks at once, so that a budget is asked every 50 updates."""
 _BUDGET_SHARE = 0.9
 """Of a block's share of the time: the rest is for held-out rows and solver steps."""
+_FREE_CHECKS = 4
+"""Times what the block before cost beside its updates: held back for the last, free block, whose solver steps
+and inverse take longest to settle."""
 _LEAST_UPDATES = 400
 """Of a block, below which a budget trains fewer blocks instead."""
 _FINISHING_COST = 10
@@ -229,7 +232,8 @@ class _Pace:
         if self._before is not None:
             beside = max(0.0, used - self._before[0] - self._before[1] * seconds)
         steps_left = max(1, self.n_steps - step.number + 1)
-        share = _BUDGET_SHARE * self.decisions.remaining() / steps_left - beside
+        left = self.decisions.remaining() - _FREE_CHECKS * beside
+        share = _BUDGET_SHARE * left / steps_left - beside
         updates = int(min(max(share / seconds, 20), _BUDGET_UPDATES))
         self._before = (used, updates)
         return updates

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,29 @@ def check_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], stat
     return line
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """`python -m jkoflow` as a process of its own."""
+INTERRUPTED = """
+import os, sys
+from jkoflow.cli import main
+from jkoflow.cli.progress import Progress
+
+signal, after = int(sys.argv[1]), int(sys.argv[2])
+tell = Progress.__call__
+
+def tell_and_interrupt(progress, record):
+    tell(progress, record)
+    if progress.steps == after:
+        os.kill(os.getpid(), signal)
+
+Progress.__call__ = tell_and_interrupt
+sys.exit(main(sys.argv[3:]))
+"""
+"""`jkoflow` that sends itself a signal after so many steps: no other process has to be quick enough."""
+
+
+def start(arguments: list[str], program: Sequence[str] = ("-m", "jkoflow")) -> subprocess.Popen[str]:
+    """`python -m jkoflow`, or another `program`, as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jkoflow", *arguments],
+        [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cli.commands import SECONDS, check_refused, fit_arguments, make_table, start, tree
+from cli.commands import INTERRUPTED, SECONDS, check_refused, fit_arguments, make_table, start, tree
 from jkoflow import JKOFlow
 from jkoflow.cli import main
 from jkoflow.cli.progress import Progress, format_seconds
@@ -66,14 +66,10 @@ def test_interrupted_and_resumed_is_the_same_model(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    process = start(fit_arguments(tmp_path))
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(f"block  {after}"):
-            break
-    process.send_signal(with_signal)
+    program = ("-c", INTERRUPTED, str(int(with_signal)), str(after))
+    process = start(fit_arguments(tmp_path), program)
     rest = process.communicate(timeout=SECONDS)[1].splitlines()
-    assert not (tmp_path / "run" / "model").exists(), "it was not interrupted in time"
+    assert not (tmp_path / "run" / "model").exists(), "it was not interrupted"
     if with_signal == signal.SIGINT:
         assert process.returncode == 130
         assert rest[-1].startswith(f"jkoflow: interrupted after {after} block(s)")
