@@ -29,7 +29,7 @@ from oracles.trainers import gaussian_particles
 DIM, ROWS, UPDATES, TURNS = 10, 1024, 20, 6
 PARTICLES = gaussian_particles(ROWS, DIM, torch.float32)
 STEP = Step(1, 0.1, PARTICLES, PARTICLES, StandardNormal(DIM), Runtime(0))
-NETWORK = recipe.network_of(DIM, 1.0)
+NETWORK = recipe.network_of(DIM, 1.0, 10**6)
 
 
 def least_ratio(work: Callable[[], object], partner: Callable[[], object]) -> float:

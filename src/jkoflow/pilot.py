@@ -79,7 +79,7 @@ def _rehearsed_seconds(state: FitState, runtime: Runtime, decisions: Decisions) 
     Two lengths, whose difference is updates alone; the first of all also loads what is needed only once.
     """
     step = Step(0, math.inf, state.train, state.validation, state.flow.base, runtime)
-    network = recipe.network_of(state.flow.dim, recipe.PLAIN_PHASE)
+    network = recipe.network_of(state.flow.dim, recipe.PLAIN_PHASE, len(state.train))
     seconds = []
     for updates in (_REHEARSALS[0], *_REHEARSALS):
         before = decisions.used()
@@ -125,7 +125,7 @@ def choose_by_pilot(
         if (affine_first, features) not in tried:
             start = whitened if affine_first else part
             tried[affine_first, features] = _pilot_nll(
-                start, settings, runtime, features, updates, out_of_time
+                start, settings, runtime, features, updates, len(state.train), out_of_time
             )
         return tried[affine_first, features]
 
@@ -140,9 +140,13 @@ def _pilot_nll(
     runtime: Runtime,
     features: str,
     updates: int,
+    n_rows: int,
     out_of_time: Callable[[], bool],
 ) -> float:
-    """Held-out NLL of a short fit of so many updates a block; infinite if the time was up before its end."""
+    """Held-out NLL of a short fit of so many updates a block; infinite if the time was up before its end.
+
+    The networks are those of a table of `n_rows`, of which the fit sees a part.
+    """
     schedule = resolve_schedule(
         "auto",
         max_blocks=min(settings.max_blocks, _BLOCKS),
@@ -152,7 +156,7 @@ def _pilot_nll(
     descent = recipe.warm_start_descent(len(state.train), updates, checkpoints=1)
 
     def trainer_of(step: Step) -> StartTrainer:
-        network = recipe.network_of(state.flow.dim, recipe.phase_of(features, step.gamma))
+        network = recipe.network_of(state.flow.dim, recipe.phase_of(features, step.gamma), n_rows)
         return StartTrainer(network, descent)
 
     fold = proximal_fold(

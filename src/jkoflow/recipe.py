@@ -1,6 +1,7 @@
 r"""The defaults of training, in one place: how many updates, which batch, which rates, which network.
 
     updates = clip(10 sqrt(rows), 200, 2500),    batch = clip(rows/4, 128, 384)
+    frequencies = clip(rows/600, 8, 64)
     phase   = clip(1.1/theta, least, most)       of the features' w.x, theta the angle of the block's step
 
 of a block's start; a twentieth of the updates for its proximal finish. None of them depends on what the rows
@@ -21,6 +22,7 @@ __all__ = [
     "FEATURES",
     "batch_of",
     "end_to_end_descent",
+    "frequencies_of",
     "network_of",
     "phase_of",
     "plain_network_of",
@@ -43,7 +45,9 @@ PLAIN_PHASE = 1.0
 FEATURES = {"even": (2.5, 2.5), "coarse": (1.2, 1.2), "fine": (1.2, 6.0), "finest": (1.2, 24.0)}
 """Least and most standard deviation of the phase, by name: one for all blocks, or finer in shorter steps."""
 _PHASE_TIMES_ANGLE = 1.1
-_DEPTH, _FREQUENCIES = 2, 64
+_DEPTH = 2
+FREQUENCIES = (8, 64)
+_ROWS_PER_FREQUENCY = 600
 
 
 def updates_per_block(n_rows: int) -> int:
@@ -67,9 +71,17 @@ def phase_of(features: str, gamma: float) -> float:
     return min(max(_PHASE_TIMES_ANGLE / ou_angle(gamma), least), most)
 
 
-def network_of(dim: int, phase: float) -> NetworkSettings:
+def frequencies_of(n_rows: int) -> int:
+    """Frequencies of a started block: one for 600 rows, within 8 and 64; more would learn rows by heart."""
+    low, high = FREQUENCIES
+    return min(max(n_rows // _ROWS_PER_FREQUENCY, low), high)
+
+
+def network_of(dim: int, phase: float, n_rows: int) -> NetworkSettings:
     """The network of a started block, whose features have a phase w.x of that standard deviation."""
-    return NetworkSettings(depth=_DEPTH, n_frequencies=_FREQUENCIES, frequency_scale=phase / math.sqrt(dim))
+    return NetworkSettings(
+        depth=_DEPTH, n_frequencies=frequencies_of(n_rows), frequency_scale=phase / math.sqrt(dim)
+    )
 
 
 def plain_network_of(dim: int) -> NetworkSettings:

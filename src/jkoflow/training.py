@@ -142,7 +142,8 @@ def _started_blocks(
     pace = _Pace(limit, state.number + len(schedule.gammas), decisions, choice.seconds)
 
     def trainer_of(step: Step) -> BlockTrainer:
-        network = recipe.network_of(state.flow.dim, recipe.phase_of(choice.features, step.gamma))
+        phase = recipe.phase_of(choice.features, step.gamma)
+        network = recipe.network_of(step.train.dim, phase, len(step.train))
         updates = pace.updates(step)
         if updates == 0:
             return IdentityTrainer(network)

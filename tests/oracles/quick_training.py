@@ -17,7 +17,7 @@ def make_training_quick(monkeypatch: pytest.MonkeyPatch, *, updates: int = 20) -
     small = functools.partial(NetworkSettings, width=16, depth=1, n_frequencies=4)
     monkeypatch.setattr(recipe, "NetworkSettings", small)
     monkeypatch.setattr(recipe, "_DEPTH", 1)
-    monkeypatch.setattr(recipe, "_FREQUENCIES", 4)
+    monkeypatch.setattr(recipe, "FREQUENCIES", (4, 4))
     monkeypatch.setattr(recipe, "updates_per_block", lambda n_rows: updates)
     monkeypatch.setattr(recipe, "BATCHES", (64, 64))
     monkeypatch.setattr(pilot, "UPDATES", (4, 8))
