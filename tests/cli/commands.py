@@ -54,17 +54,18 @@ def check_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], stat
 
 
 INTERRUPTED = """
-import os, sys
+import os, signal, sys
 from jkoflow.cli import main
 from jkoflow.cli.progress import Progress
 
-signal, after = int(sys.argv[1]), int(sys.argv[2])
+number, after = int(sys.argv[1]), int(sys.argv[2])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 tell = Progress.__call__
 
 def tell_and_interrupt(progress, record):
     tell(progress, record)
     if progress.steps == after:
-        os.kill(os.getpid(), signal)
+        os.kill(os.getpid(), number)
 
 Progress.__call__ = tell_and_interrupt
 sys.exit(main(sys.argv[3:]))
