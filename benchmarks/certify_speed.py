@@ -2,7 +2,7 @@
 
 One flow is fitted to draws of a mixture of normal laws; then each number of fresh rows is certified in a
 process of its own. Seconds are of the wall and of the CPU, one thread; memory is the peak of the resident set
-(`ru_maxrss`), beside what the process held when model and rows were ready. A reader that holds a matrix of
+(`process_memory`), beside what the process held with model and rows ready. A reader that holds a matrix of
 rows by rows would add 6 times as much at 50,000 rows as at 20,000.
 
     python benchmarks/certify_speed.py [--rows 20000 50000] [--columns 10] [--budget 120]
@@ -15,13 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +26,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+from process_memory import peak_mb
+from run_record import append_rows, run_head
 
-import jkoflow
 import jkoflow.certify as readers
 from jkoflow import JKOFlow
 from jkoflow.certify import Evidence, certify, kl
@@ -53,12 +51,6 @@ def draw(n_rows: int, columns: int, *, part: int) -> torch.Tensor:
     which = torch.randint(COMPONENTS, (n_rows,), generator=source)
     noise = torch.randn(n_rows, columns, generator=source, dtype=torch.float64)
     return centres[which] + torch.einsum("nij,nj->ni", factors[which], noise)
-
-
-def peak_mb() -> float:
-    """Largest resident set of this process so far, MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def measured(model: JKOFlow, n_rows: int) -> dict[str, Any]:
@@ -135,20 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.model is None:
             fitted(model, options.columns, options.budget, options.fit_rows)
         rows = [one_process(model, n_rows) for n_rows in options.rows]
-    run = {
-        "run": uuid.uuid4().hex[:12],
-        "jkoflow": jkoflow.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": 1,
-        "columns": options.columns,
-        "budget": None if options.model else options.budget,
-        "fit_rows": None if options.model else options.fit_rows,
-    }
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a", encoding="utf-8") as results:
-        results.writelines(json.dumps({**run, **row}) + "\n" for row in rows)
+    run = run_head(
+        threads=1,
+        columns=options.columns,
+        budget=None if options.model else options.budget,
+        fit_rows=None if options.model else options.fit_rows,
+    )
+    append_rows(options.results, ({**run, **row} for row in rows))
     blocks = f"{options.columns} columns, {rows[0]['blocks']} blocks"
     print(f"run {run['run']}, {blocks}, torch {torch.__version__}\n")
     print("\n".join(markdown(rows)))

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from process_memory import anonymous_mb, peak_mb
+from run_record import append_rows, run_head
 
 import jkoflow
 from jkoflow import JKOFlow
@@ -81,14 +81,6 @@ class MemoryWatch:
             self.peak_mb = max(self.peak_mb, anonymous_mb())
 
 
-def anonymous_mb() -> float:
-    """`RssAnon` of this process, MB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 2**10
-    raise OSError("/proc/self/status: no RssAnon, which Linux has since 4.5")
-
-
 def fit(table: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The fit under the limit and what it took; an exception is an outcome."""
     law = mixture(options.columns, options.seed)
@@ -114,7 +106,7 @@ def fit(table: Path, options: argparse.Namespace) -> dict[str, Any]:
         "wall_seconds": time.perf_counter() - wall,
         "before_mb": watch.before_mb,
         "peak_anonymous_mb": watch.peak_mb,
-        "peak_resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "peak_resident_mb": peak_mb(),
     }
     return taken if outcome != "done" else {**taken, **judged(model, law, options.seed)}
 
@@ -162,17 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = [sys.executable, __file__, f"--table={path}", *flags]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         row = {"table_mb": path.stat().st_size / 2**20, **row}
-    run = {
-        "run": uuid.uuid4().hex[:12],
-        "jkoflow": jkoflow.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **size,
-    }
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a", encoding="utf-8") as results:
-        results.write(json.dumps({**run, **row}) + "\n")
+    run = run_head(**size)
+    append_rows(options.results, [{**run, **row}])
     print("\n".join(f"{key}: {value}" for key, value in {**run, **row}.items()))
 
 

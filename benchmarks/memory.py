@@ -16,17 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import subprocess
 import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from process_memory import peak_mb
+from run_record import append_rows, run_head
 
-import jkoflow
 from jkoflow.descent import DescentSettings
 from jkoflow.fit import FitState, initial_state, proximal_fold
 from jkoflow.laws import StandardNormal
@@ -40,16 +38,6 @@ RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 BATCH = 512
 STEP_SIZE = 0.1
 RETURNING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-
-
-def peak_mb() -> float:
-    """Largest resident set of this process so far, MB; on Linux without that of the process it came from."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss is inherited there, and a large parent would hide what the fit adds
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def progressive_fit(x: torch.Tensor, n_blocks: int, updates: int) -> FitState:
@@ -111,25 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.one:
         print(json.dumps(fit(options.blocks[0], **size)))
         return
-    run = {
-        "run": uuid.uuid4().hex[:12],
-        "jkoflow": jkoflow.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": options.threads,
-        **size,
-    }
+    run = run_head(threads=options.threads, **size)
     print(f"run {run['run']}, {options.rows} x {options.columns}, torch {torch.__version__}\n")
     print("| blocks | peak of the process, MB | of that the fit, MB | particles, MB | trained weights, MB |")
     print("|" + " --- |" * 5)
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a", encoding="utf-8") as results:
-        for n_blocks in options.blocks:
-            row = fit_apart(n_blocks, **size, threads=options.threads)
-            results.write(json.dumps({**run, "outcome": "done", **row}) + "\n")
-            numbers = (f"{row[name]:.1f}" for name in ("peak_mb", "fit_mb", "particles_mb", "weights_mb"))
-            print(f"| {row['blocks']} | {' | '.join(numbers)} |", flush=True)
+    for n_blocks in options.blocks:
+        row = fit_apart(n_blocks, **size, threads=options.threads)
+        append_rows(options.results, [{**run, "outcome": "done", **row}])
+        numbers = (f"{row[name]:.1f}" for name in ("peak_mb", "fit_mb", "particles_mb", "weights_mb"))
+        print(f"| {row['blocks']} | {' | '.join(numbers)} |", flush=True)
 
 
 if __name__ == "__main__":

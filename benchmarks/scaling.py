@@ -16,13 +16,10 @@ docs/performance.md.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import statistics
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +29,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from memory import fit_apart, progressive_fit
+from run_record import append_rows, run_head
 
-import jkoflow
 from jkoflow.flow import Flow
 from jkoflow.likelihood import log_prob
 from jkoflow.particles import PUSH_ROWS
@@ -175,20 +172,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=ROOT, help="root that results and docs lie under")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    run = {
-        "run": uuid.uuid4().hex[:12],
-        "jkoflow": jkoflow.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **{name: getattr(options, name) for name in ("fit_rows", "columns", "updates", "repeats")},
-    }
+    names = ("fit_rows", "columns", "updates", "repeats")
+    run = run_head(**{name: getattr(options, name) for name in names})
     rows = measure(options)
-    results, docs = options.folder / "benchmarks" / "results", options.folder / "docs"
-    for folder in (results, docs):
-        folder.mkdir(parents=True, exist_ok=True)
-    with (results / "scaling.jsonl").open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({**run, **row}) + "\n" for row in rows)
+    docs = options.folder / "docs"
+    docs.mkdir(parents=True, exist_ok=True)
+    append_rows(options.folder / "benchmarks" / "results" / "scaling.jsonl", ({**run, **row} for row in rows))
     draw(rows).savefig(docs / "scaling.png", bbox_inches="tight")
     found = tables(rows)
     write_tables(docs / "performance.md", found)

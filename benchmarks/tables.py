@@ -13,12 +13,9 @@ Each table appends a row to benchmarks/results/tables.jsonl; a file that is miss
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import platform
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from run_record import append_rows, mean_with_error, run_head
 from sklearn.mixture import GaussianMixture
 
 import jkoflow
 from jkoflow.data.dequantise import measure
+from jkoflow.data.distinct import repeated_rows
 
 Reals = npt.NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "tables.jsonl"
@@ -70,8 +69,7 @@ def prepare(rows: Reals, rng: np.random.Generator) -> tuple[Reals, Reals]:
 
 def distinct_rows(rows: Reals) -> Reals:
     """Each row once, where it came first."""
-    _, first = np.unique(rows, axis=0, return_index=True)
-    return rows[np.sort(first)]
+    return rows[~repeated_rows(rows)]
 
 
 def off_grid(rows: Reals, rng: np.random.Generator) -> Reals:
@@ -112,22 +110,18 @@ def compare(name: str, rows: Reals, *, seed: int) -> dict[str, Any]:
         "columns": train.shape[1],
         "blocks": len(model.flow_),
         **spent,
-        **_mean("nll", ours),
-        **_mean("gaussian_nll", gaussian),
-        **_mean("ours_minus_gaussian", ours - gaussian),
+        **mean_with_error("nll", ours),
+        **mean_with_error("gaussian_nll", gaussian),
+        **mean_with_error("ours_minus_gaussian", ours - gaussian),
         "round_trip_error": model.results_["round_trip_error"],
     }
     if len(train) >= MIXTURE_MIN_ROWS:
         cpu = time.process_time()
         mixture = GaussianMixture(MIXTURE_COMPONENTS, random_state=seed).fit(train)
         theirs = -mixture.score_samples(test)
-        row |= {"mixture_cpu_seconds": time.process_time() - cpu, **_mean("mixture_nll", theirs)}
-        row |= _mean("ours_minus_mixture", ours - theirs)
+        row |= {"mixture_cpu_seconds": time.process_time() - cpu, **mean_with_error("mixture_nll", theirs)}
+        row |= mean_with_error("ours_minus_mixture", ours - theirs)
     return row
-
-
-def _mean(name: str, nats: Reals) -> dict[str, float]:
-    return {name: float(nats.mean()), f"{name}_se": float(nats.std(ddof=1) / math.sqrt(len(nats)))}
 
 
 def main() -> None:
@@ -139,24 +133,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    run = {
-        "run": uuid.uuid4().hex[:12],
-        "jkoflow": jkoflow.__version__,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "threads": options.threads,
-        "seed": options.seed,
-    }
+    run = run_head(threads=options.threads, seed=options.seed)
     folder = Path(options.data_dir) if options.data_dir else Path("data not given")
-    RESULTS.parent.mkdir(exist_ok=True)
     for name, load, file in load_tables(folder):
         if options.only and name not in options.only:
             continue
         row = {**run, "name": name, "outcome": "skipped", "missing": file}
         if load is not None:
             row = {**run, **compare(name, load(), seed=options.seed)}
-        with RESULTS.open("a", encoding="utf-8") as results:
-            results.write(json.dumps(row) + "\n")
+        append_rows(RESULTS, [row])
         print(_line(row), flush=True)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, relu
 
 from jkoflow.data import Schema, read_table
+from jkoflow.data.distinct import repeated_rows
 from jkoflow.exact import GaussianState, w2
 from jkoflow.laws import make_law
 from jkoflow.runtime import seed_stream
@@ -120,7 +121,7 @@ def _shape(name: str, rows: int, seed: int) -> Problem:
 
 def _table(path: Path, rows: int, seed: int) -> Problem:
     x = np.load(path, allow_pickle=False)["x"].astype(np.float64)
-    x = x[np.sort(np.unique(x, axis=0, return_index=True)[1])]
+    x = x[~repeated_rows(x)]
     sizes = [min(rows, 5 * len(x) // 7), min(rows, 5 * len(x) // 7) // 5]
     order = torch.randperm(len(x), generator=seed_stream(seed, "split")).numpy()
     table = read_table(x[order[: sizes[0] + 2 * sizes[1]]])

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,10 @@ from jkoflow.runtime import Runtime, seed_stream
 from jkoflow.sampling import sample
 from jkoflow.schedule import Schedule, resolve_schedule
 from jkoflow.step import NetworkSettings, Step, new_block
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from process_memory import peak_mb
 
 NAME = "progressive_vs_end_to_end"
 METHODS = {
@@ -145,16 +148,6 @@ def train_all(
 
 
 # ── one fit, in a process of its own ──
-
-
-def peak_mb() -> float:
-    """Largest resident set of this program so far, MB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # the other counter keeps that of the parent process
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def measured_fit(file: Path, method: str, *, budget: float, seed: int) -> dict[str, Any]:

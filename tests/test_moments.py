@@ -24,7 +24,7 @@ def rows(n: int, dim: int = 4) -> torch.Tensor:
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param is not None:
         monkeypatch.setattr(moments, "_WHOLE_NUMBERS", 0)
-        monkeypatch.setattr(moments, "_CHUNK_ROWS", request.param)
+        monkeypatch.setattr(moments, "CHUNK_ROWS", request.param)
 
 
 @pytest.mark.usefixtures("_chunk")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jkoflow import pilot
+from jkoflow import pilot, proximal
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
-from jkoflow.descent import DescentSettings
+from jkoflow.descent import Descent, DescentSettings
 from jkoflow.fit import FitState, initial_state
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
@@ -89,10 +89,11 @@ def test_an_update_is_timed_without_what_surrounds_it(monkeypatch: pytest.Monkey
     """Starts of 20, 20 and 80 updates that take 7 seconds each and half a second for an update."""
     clock = [0.0]
 
-    def warm_start(*of: object, settings: DescentSettings, **rest: object) -> None:
+    def warm_start(*of: object, settings: DescentSettings, **rest: object) -> Descent:
         clock[0] += 7 + settings.updates / 2
+        return Descent(settings.updates, settings.updates, 1.0, 1.0, 0)
 
-    monkeypatch.setattr(pilot, "warm_start", warm_start)
+    monkeypatch.setattr(proximal, "warm_start", warm_start)
     monkeypatch.setattr(pilot, "choose_by_pilot", lambda *of, **rest: Pilot(False, "even", 0.0))
     decisions = Decisions(budget=1e6, clock=lambda: clock[0])
     record = timed_pilot(correlated_state(), SETTINGS, RUNTIME, decisions)

@@ -6,7 +6,7 @@ difference = mean_i (NLL_ours(x_i) - NLL_theirs(x_i)),    SE = std_i/√n,    x_
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from run_record import append_rows, mean_with_error
 
 __all__ = ["OURS", "Record", "Task", "paired", "read_rows"]
 
@@ -77,9 +81,7 @@ class Record:
 
     def append(self, kind: str, row: Row) -> None:
         """One more row."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as results:
-            results.write(json.dumps({"kind": kind, **self.head, **row}) + "\n")
+        append_rows(self.file, [{"kind": kind, **self.head, **row}])
 
     def append_pairs(self) -> None:
         """Rows of kind `paired` for which all folds of both are done and that are not there yet."""
@@ -111,12 +113,7 @@ class Record:
 
 def paired(ours: Reals, theirs: Reals) -> Row:
     """Mean of ours - theirs over the same test rows, its standard error, and how many rows; nats."""
-    difference = ours - theirs
-    return {
-        "difference": float(difference.mean()),
-        "difference_se": float(difference.std(ddof=1) / math.sqrt(len(difference))),
-        "test_rows": len(difference),
-    }
+    return {**mean_with_error("difference", ours - theirs), "test_rows": len(ours)}
 
 
 def _task(row: Row) -> Task:

@@ -17,11 +17,9 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -29,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from contenders import CONTENDERS, Entry
 from contenders import STANDARD as STANDARD_CONTENDERS
 from problems import FULL, STANDARD, MissingFileError, Problem, prepare
 from record import Record, Task
 
-import jkoflow
+sys.path.append(str(Path(__file__).parents[1]))
+
+from run_record import run_head
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "race.jsonl"
@@ -166,12 +165,12 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _opened(options: argparse.Namespace) -> tuple[dict[str, Any], Record]:
     """The plan and the record of a new run, or of the one to go on with."""
-    run = options.resume or uuid.uuid4().hex[:12]
-    folder = options.runs / run
+    head = run_head(run=options.resume)
+    folder = options.runs / head["run"]
     file = folder / "plan.json"
     if options.resume:
         if not file.exists():
-            raise SystemExit(f"--resume: expected a run under {options.runs}, got {run!r}")
+            raise SystemExit(f"--resume: expected a run under {options.runs}, got {options.resume!r}")
         plan = json.loads(file.read_text(encoding="utf-8"))
     else:
         plan = {
@@ -182,14 +181,7 @@ def _opened(options: argparse.Namespace) -> tuple[dict[str, Any], Record]:
         }
         folder.mkdir(parents=True)
         file.write_text(json.dumps(plan), encoding="utf-8")
-    head = {
-        "run": run,
-        "jkoflow": jkoflow.__version__,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "seed": plan["seed"],
-    }
-    return plan, Record(options.results, folder, head)
+    return plan, Record(options.results, folder, {**head, "seed": plan["seed"]})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

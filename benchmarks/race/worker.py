@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from density import Density, Reals
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from process_memory import peak_mb
+from run_record import mean_with_error
 
 SAMPLED_ROWS, ROUND_TRIP_ROWS = 1000, 1000
 MEASURING_ERRORS = (ArithmeticError, AssertionError, RuntimeError, ValueError)
@@ -41,7 +45,7 @@ def measure(problem: Path, contender: str, *, budget: float, seed: int, out: Pat
         "train_rows": len(train),
         "columns": train.shape[1],
         "fit_cpu_seconds": time.process_time() - start,
-        "peak_mb": None if before is None else (peak_mb() or 0.0) - before,
+        "peak_mb": peak_mb() - before,
     }
     with np.load(problem, allow_pickle=False) as archive:
         test, truth = archive["test"], archive.get("truth")
@@ -61,8 +65,8 @@ def judged(nll: Reals, truth: Reals | None) -> dict[str, Any]:
     """
     if not np.isfinite(nll).all():
         raise NonFiniteError(f"log_prob is not finite at {(~np.isfinite(nll)).sum()} of {len(nll)} test rows")
-    row = {"test_rows": len(nll), **_mean("nll", nll)}
-    return row if truth is None else row | _mean("kl", nll + truth)
+    row = {"test_rows": len(nll), **mean_with_error("nll", nll)}
+    return row if truth is None else row | mean_with_error("kl", nll + truth)
 
 
 def measured_beside(density: Density, test: Reals, seed: int) -> dict[str, Any]:
@@ -83,26 +87,10 @@ def measured_beside(density: Density, test: Reals, seed: int) -> dict[str, Any]:
     return row
 
 
-def peak_mb() -> float | None:
-    """Largest resident set of this process so far, MB; None where the system does not tell it.
-
-    `ru_maxrss` would not do: a process inherits that of the one it was started from.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-    return float(lines["VmHWM"].split()[0]) / 2**10
-
-
 def _sampling_speed(density: Density, seed: int) -> float:
     start = time.process_time()
     density.sample(SAMPLED_ROWS, seed)
     return SAMPLED_ROWS / max(time.process_time() - start, 1e-6)
-
-
-def _mean(name: str, nats: Reals) -> dict[str, float]:
-    return {name: float(nats.mean()), f"{name}_se": float(nats.std(ddof=1) / math.sqrt(len(nats)))}
 
 
 def main() -> None:

@@ -11,11 +11,9 @@ Prints a Markdown table for each part and appends its rows to benchmarks/results
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
+import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,6 @@ from published_recipe import (
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import jkoflow
 from jkoflow.blocks import NeuralODEBlock
 from jkoflow.descent import DescentSettings
 from jkoflow.flow import Flow
@@ -44,6 +41,10 @@ from jkoflow.objective import KLObjective, push_with_log_det_by
 from jkoflow.particles import Particles
 from jkoflow.velocity import MLPVelocity
 from jkoflow.warm_start import ou_angle, ou_path, warm_start
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from run_record import append_rows, run_head
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed.jsonl"
 GAMMA = 0.25
@@ -267,29 +268,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.backends.mkldnn.enabled = not options.no_onednn
     torch.manual_seed(0)
-    run = {
-        "run": uuid.uuid4().hex[:12],
-        "jkoflow": jkoflow.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": options.threads,
-        "onednn": not options.no_onednn,
-        "repeats": options.repeats,
-        "note": options.note,
-    }
+    run = run_head(
+        threads=options.threads,
+        onednn=not options.no_onednn,
+        repeats=options.repeats,
+        note=options.note,
+    )
     print(f"run {run['run']}, {options.threads} thread(s), torch {torch.__version__}, medians, interleaved")
-    options.results.parent.mkdir(parents=True, exist_ok=True)
     opened: set[bool] = set()
-    with options.results.open("a", encoding="utf-8") as results:
-        for row in measured(options):
-            is_iteration = row["part"] == "iteration"
-            if is_iteration not in opened:
-                opened.add(is_iteration)
-                print(heading(row))
-            print(line(row), flush=True)
-            results.write(json.dumps({**run, "outcome": "done", **row}) + "\n")
-            results.flush()
+    for row in measured(options):
+        is_iteration = row["part"] == "iteration"
+        if is_iteration not in opened:
+            opened.add(is_iteration)
+            print(heading(row))
+        print(line(row), flush=True)
+        append_rows(options.results, [{**run, "outcome": "done", **row}])
 
 
 if __name__ == "__main__":

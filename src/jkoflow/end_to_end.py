@@ -21,7 +21,7 @@ from torch import Tensor
 
 from jkoflow.blocks import DETERMINANT_DIM, Block, NeuralODEBlock
 from jkoflow.descent import Descent, DescentSettings, descend
-from jkoflow.flow import Flow, push_block_with_log_det
+from jkoflow.flow import Flow
 from jkoflow.objective import push_penalised, push_with_log_det_by
 from jkoflow.particles import Particles
 from jkoflow.solver_steps import judged_rows, unfolded
@@ -68,11 +68,8 @@ def train_end_to_end(
         return (flow.base.potential(batch.x) - total).mean()
 
     def evaluate() -> float:
-        rows, total = judged, judged.x.new_zeros(len(judged), dtype=torch.float64)
-        for block in refined:
-            y, log_det = push_block_with_log_det(block, rows, push_judged)
-            rows, total = Particles(y, rows.context), total + log_det
-        return -float((flow.base.log_prob(rows.x.double()) + total).mean())
+        latent, log_det = refined.push_with_log_det(judged.x, judged.context, push=push_judged)
+        return -float((flow.base.log_prob(latent.double()) + log_det).mean())
 
     done = descend(refined, loss=loss, evaluate=evaluate, settings=settings, block=1, stop=stop)
     return Flow(flow.base, _unfolded(refined, judged)), done

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from jkoflow.blocks import Block, Inverse
 from jkoflow.laws import Law
 from jkoflow.particles import PUSH_ROWS, Particles, empty_rows
 
-__all__ = ["Flow", "push_block_with_log_det"]
+__all__ = ["Flow", "PushWithLogDet", "push_block_with_log_det"]
 
 _PULL_ROWS = 1024
 """Rows that are pulled at once: Newton's method may need all their Jacobians."""
@@ -26,12 +27,16 @@ _TANGENT_ENTRIES = 2**22
 """Most numbers carried as tangents at once: rows per chunk fall with d^2, so memory does not grow with d."""
 
 
+PushWithLogDet: TypeAlias = Callable[[Block, Particles], tuple[Tensor, Tensor]]
+"""A block's image of rows and its log-determinant there, exact or as training sees it."""
+
+
 def _exactly(block: Block, part: Particles) -> tuple[Tensor, Tensor]:
     return block.push_with_log_det(part.x, part.context)
 
 
 def push_block_with_log_det(
-    block: Block, particles: Particles, push: Callable[[Block, Particles], tuple[Tensor, Tensor]] = _exactly
+    block: Block, particles: Particles, push: PushWithLogDet = _exactly
 ) -> tuple[Tensor, Tensor]:
     """One block's image and log-determinant of many rows, in chunks that bound the memory of the tangents.
 
@@ -92,12 +97,14 @@ class Flow(nn.Module):
             particles = particles.map(block.push)
         return particles.x
 
-    def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The image and the log-determinant of the whole map, nats, shapes `(n, d)` and `(n,)`."""
+    def push_with_log_det(
+        self, x: Tensor, context: Tensor | None = None, *, push: PushWithLogDet = _exactly
+    ) -> tuple[Tensor, Tensor]:
+        """The image and the log-determinant of the whole map, nats, `(n, d)` and `(n,)`, by `push`."""
         total = x.new_zeros(len(x), dtype=torch.float64)
         particles = Particles(x, context)
         for block in self:
-            y, log_det = push_block_with_log_det(block, particles)
+            y, log_det = push_block_with_log_det(block, particles, push)
             particles, total = Particles(y, context), total + log_det.to(torch.float64)
         return particles.x, total
 

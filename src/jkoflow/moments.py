@@ -17,10 +17,11 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
+from jkoflow.storage.scratch import CHUNK_ROWS
+
 __all__ = ["Moments"]
 
 _WHOLE_NUMBERS = 2**23
-_CHUNK_ROWS = 2**16
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _by_chunks(parts: Sequence[Tensor]) -> Moments:
 
 def _chunks(parts: Sequence[Tensor]) -> Iterator[Tensor]:
     for part in parts:
-        yield from (chunk.double() for chunk in torch.split(part, _CHUNK_ROWS))
+        yield from (chunk.double() for chunk in torch.split(part, CHUNK_ROWS))
 
 
 def _zeros(parts: Sequence[Tensor], *shape: int) -> Tensor:

@@ -8,9 +8,7 @@ third term.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,13 +16,13 @@ from torch import Tensor
 from jkoflow.blocks import Block
 from jkoflow.divergence import exact_probes, rademacher_probes
 from jkoflow.errors import InputError
+from jkoflow.flow import PushWithLogDet
 from jkoflow.laws import Law
 from jkoflow.particles import Particles
 
 __all__ = [
     "DIVERGENCES",
     "KLObjective",
-    "PushWithLogDet",
     "Terms",
     "penalised_log_det",
     "push_penalised",
@@ -40,8 +38,6 @@ _DETERMINANT_TRAINING_DIM = 3
 _LEAST_LOG_DET = -3.0
 """Times d: where the logarithm of a determinant goes on as its tangent. A factor 20 in every direction."""
 _LARGEST_RATIO_LOG = 20.0
-
-PushWithLogDet: TypeAlias = Callable[[Block, Particles], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)

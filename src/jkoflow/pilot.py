@@ -21,8 +21,7 @@ from jkoflow.proximal import DispatchedTrainer, StartTrainer
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import resolve_schedule
 from jkoflow.solver_steps import judged_rows
-from jkoflow.step import Step, new_block
-from jkoflow.warm_start import warm_start
+from jkoflow.step import Step
 
 __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
 
@@ -83,15 +82,7 @@ def _rehearsed_seconds(state: FitState, runtime: Runtime, decisions: Decisions) 
     seconds = []
     for updates in (_REHEARSALS[0], *_REHEARSALS):
         before = decisions.used()
-        warm_start(
-            new_block(step, network, steps=1),
-            step.train,
-            step.validation,
-            settings=recipe.warm_start_descent(len(state.train), updates, checkpoints=1),
-            generator=step.stream("rehearsal"),
-            number=0,
-            stop=lambda updates: False,
-        )
+        StartTrainer(network, recipe.warm_start_descent(len(state.train), updates, checkpoints=1))(step)
         seconds.append(decisions.used() - before)
     few, many = _REHEARSALS
     return max(seconds[2] - seconds[1], 0.1 * seconds[2]) / (many - few)

@@ -20,14 +20,12 @@ from torch import Tensor
 
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
+from jkoflow.storage.scratch import CHUNK_ROWS
 
 __all__ = ["KINDS", "Smoothing", "resolve_smoothing", "smooth"]
 
 KINDS = ("ornstein_uhlenbeck", "brownian")
 """Names of the diffusions."""
-
-_ROWS = 2**16
-"""Rows that are squared at once."""
 
 
 @dataclass(frozen=True)
@@ -146,5 +144,5 @@ def _is_positive(number: object) -> bool:
 
 def _second_moment(x: Tensor) -> float:
     """M2(P) = E|X|², estimated by the rows' mean in float64."""
-    squares = [part.to(torch.float64).square().sum(-1) for part in torch.split(x.detach(), _ROWS)]
+    squares = [part.to(torch.float64).square().sum(-1) for part in torch.split(x.detach(), CHUNK_ROWS)]
     return float(torch.cat(squares).mean())

@@ -7,12 +7,13 @@ it.
 
 from __future__ import annotations
 
+from functools import partial
+
 import zuko
-from density import Reals, seeded
-from timed_descent import Clock
+from density import Reals
 
 from contenders.nsf import BATCH, HIDDEN, RATE
-from contenders.zuko_flow import ExactFlow, maximise_likelihood
+from contenders.zuko_flow import ExactFlow, fit_flow
 
 SETTINGS_TRIED = 1
 TRANSFORMS = 5
@@ -20,8 +21,5 @@ TRANSFORMS = 5
 
 def fit(train: Reals, *, budget: float, seed: int) -> ExactFlow:
     """Fit to the rows."""
-    clock, dim = Clock(budget), train.shape[1]
-    with seeded(seed):
-        flow = zuko.flows.MAF(dim, transforms=TRANSFORMS, hidden_features=HIDDEN)
-        maximise_likelihood(flow, train, clock=clock, seed=seed, batch=BATCH, rate=RATE)
-    return ExactFlow(flow, dim)
+    made = partial(zuko.flows.MAF, transforms=TRANSFORMS, hidden_features=HIDDEN)
+    return fit_flow(made, train, budget=budget, seed=seed, batch=BATCH, rate=RATE)

@@ -10,11 +10,12 @@ first (NLL -3.11; -2.70 at 5e-3, -1.90 at 2e-3, -1.22 at 1e-3) and worse than th
 
 from __future__ import annotations
 
-import zuko
-from density import Reals, seeded
-from timed_descent import Clock
+from functools import partial
 
-from contenders.zuko_flow import ExactFlow, maximise_likelihood
+import zuko
+from density import Reals
+
+from contenders.zuko_flow import ExactFlow, fit_flow
 
 SETTINGS_TRIED = 8
 TRANSFORMS, HIDDEN, BATCH, RATE = 4, (128, 128), 500, 1e-2
@@ -22,8 +23,5 @@ TRANSFORMS, HIDDEN, BATCH, RATE = 4, (128, 128), 500, 1e-2
 
 def fit(train: Reals, *, budget: float, seed: int) -> ExactFlow:
     """Fit to the rows."""
-    clock, dim = Clock(budget), train.shape[1]
-    with seeded(seed):
-        flow = zuko.flows.NSF(dim, transforms=TRANSFORMS, hidden_features=HIDDEN)
-        maximise_likelihood(flow, train, clock=clock, seed=seed, batch=BATCH, rate=RATE)
-    return ExactFlow(flow, dim)
+    made = partial(zuko.flows.NSF, transforms=TRANSFORMS, hidden_features=HIDDEN)
+    return fit_flow(made, train, budget=budget, seed=seed, batch=BATCH, rate=RATE)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from jkoflow.storage.scratch import CHUNK_ROWS
 from jkoflow.velocity.base import VelocityField
 from jkoflow.velocity.perceptron import propagate
 
@@ -25,9 +26,6 @@ __all__ = ["MLPVelocity"]
 
 REACH = 2.0
 """The field is untouched up to this multiple of the largest training radius, and zero from twice that on."""
-
-_ROWS = 2**16
-"""Rows whose radius is measured at once."""
 
 
 class MLPVelocity(VelocityField):
@@ -83,7 +81,7 @@ class MLPVelocity(VelocityField):
 
     def set_reach(self, x: Tensor, *, displacement: float) -> None:
         """Set the taper's radius from the particles and the amplitude from the expected displacement."""
-        radii = [float(part.square().sum(dim=1).max().sqrt()) for part in torch.split(x, _ROWS)]
+        radii = [float(part.square().sum(dim=1).max().sqrt()) for part in torch.split(x, CHUNK_ROWS)]
         largest = max(*radii, math.sqrt(self.dim) + 4.0)
         self.radius.fill_(REACH * largest)
         self.amplitude.fill_(displacement)
