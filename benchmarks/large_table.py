@@ -126,6 +126,14 @@ def judged(model: JKOFlow, law: GaussianMixture, seed: int) -> dict[str, Any]:
     }
 
 
+def row_of_child(command: Sequence[str]) -> dict[str, Any]:
+    """What a process that fits told, or how it ended: a library that is refused memory may end it."""
+    child = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if child.returncode:
+        return {"outcome": f"the process ended with exit code {child.returncode}"}
+    return dict(json.loads(child.stdout))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the table, fit it in a child, print, append."""
     parser = argparse.ArgumentParser(
@@ -152,8 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = Path(folder) / "table.npy"
         write_rows(path, mixture(options.columns, options.seed), options.rows, options.seed)
         command = [sys.executable, __file__, f"--table={path}", *flags]
-        row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        row = {"table_mb": path.stat().st_size / 2**20, **row}
+        row = {"table_mb": path.stat().st_size / 2**20, **row_of_child(command)}
     run = run_head(**size)
     append_rows(options.results, [{**run, **row}])
     print("\n".join(f"{key}: {value}" for key, value in {**run, **row}.items()))

@@ -190,6 +190,13 @@ def test_large_table_is_fitted_under_its_limit_and_judged(
     assert "nll_nats" not in refused
 
 
+def test_large_table_records_how_a_process_ended_that_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    large_table = load(FOLDER / "large_table.py", monkeypatch)
+    row = large_table.row_of_child([sys.executable, "-c", "raise SystemExit(3)"])
+    assert row == {"outcome": "the process ended with exit code 3"}
+    assert large_table.row_of_child([sys.executable, "-c", "print('{\"a\": 1}')"]) == {"a": 1}
+
+
 # ── certificates that fail safely ──
 
 
