@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
-from jkoflow.fit import FitState, TakenStep, initial_state, proximal_fold, take_block
+from jkoflow.fit import FitState, Keep, TakenStep, improves, initial_state, proximal_fold, take_block
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.likelihood import log_prob
@@ -37,7 +37,7 @@ def start(n: int = 400, dtype: torch.dtype = torch.float64) -> FitState:
 def fold(
     trainer: Any, gammas: tuple[float, ...] = (0.4, 0.6, 0.8), **options: Any
 ) -> Iterator[tuple[FitState, TakenStep]]:
-    given: dict[str, Any] = {"keep_if_better": False, "stop_ratio": None, "state": None, **options}
+    given: dict[str, Any] = {"keep": None, "stop_ratio": None, "state": None, **options}
     schedule = Schedule(gammas, stop_ratio=given.pop("stop_ratio"))
     return proximal_fold(
         given.pop("state") or start(), schedule=schedule, trainer=trainer, runtime=RUNTIME, **given
@@ -127,7 +127,7 @@ def worse(step: Step) -> AffineBlock:
 
 def test_block_that_does_not_lower_the_nll_is_dropped() -> None:
     trainer = RecordingTrainer({2: worse})
-    (one, _), (two, dropped), (three, kept) = fold(trainer, keep_if_better=True)
+    (one, _), (two, dropped), (three, kept) = fold(trainer, keep=improves)
     assert dropped.block is None
     assert dropped.info["kept"] is False
     assert dropped.info["block"] == 2
@@ -144,7 +144,7 @@ def test_block_with_an_nll_that_is_no_number_is_dropped() -> None:
     def broken(step: Step) -> AffineBlock:
         return AffineBlock(dim=DIM, matrix=torch.full((DIM, DIM), math.nan, dtype=step.train.x.dtype))
 
-    (one, _), (two, dropped), _ = fold(RecordingTrainer({2: broken}), keep_if_better=True)
+    (one, _), (two, dropped), _ = fold(RecordingTrainer({2: broken}), keep=improves)
     assert dropped.block is None
     assert len(two.flow) == len(one.flow)
 
@@ -188,7 +188,7 @@ def test_same_seed_same_flow_bit_for_bit_and_another_seed_another() -> None:
             schedule=schedule,
             trainer=quick_trainer(divergence="hutchinson"),
             runtime=Runtime(seed, dtype=torch.float64),
-            keep_if_better=False,
+            keep=None,
             round_number=round_number,
         )
         return state.flow
@@ -201,9 +201,9 @@ def test_same_seed_same_flow_bit_for_bit_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("n_taken", [0, 1, 2, 3])
-@pytest.mark.parametrize("keep_if_better", [False, True])
-def test_resumed_fit_is_the_uninterrupted_one(n_taken: int, keep_if_better: bool) -> None:
-    whole = list(fold(quick_trainer(), keep_if_better=keep_if_better))
+@pytest.mark.parametrize("keep", [None, improves], ids=["all", "better"])
+def test_resumed_fit_is_the_uninterrupted_one(n_taken: int, keep: Keep | None) -> None:
+    whole = list(fold(quick_trainer(), keep=keep))
     trained: list[int] = []
 
     def trainer(step: Step) -> Any:
@@ -211,7 +211,7 @@ def test_resumed_fit_is_the_uninterrupted_one(n_taken: int, keep_if_better: bool
         return quick_trainer()(step)
 
     taken = [restored(step) for _, step in whole[:n_taken]]
-    again = list(fold(trainer, keep_if_better=keep_if_better, taken=taken))
+    again = list(fold(trainer, keep=keep, taken=taken))
     assert trained == [1, 2, 3][n_taken:]
     assert identical(again[-1][0].flow, whole[-1][0].flow)
     assert torch.equal(again[-1][0].train.x, whole[-1][0].train.x)
@@ -220,9 +220,9 @@ def test_resumed_fit_is_the_uninterrupted_one(n_taken: int, keep_if_better: bool
 
 
 def test_resumed_fit_leaves_dropped_blocks_dropped() -> None:
-    whole = list(fold(RecordingTrainer({2: worse}), keep_if_better=True))
+    whole = list(fold(RecordingTrainer({2: worse}), keep=improves))
     trainer = RecordingTrainer({2: worse})
-    again = list(fold(trainer, keep_if_better=True, taken=[restored(step) for _, step in whole[:2]]))
+    again = list(fold(trainer, keep=improves, taken=[restored(step) for _, step in whole[:2]]))
     assert [step.number for step in trainer.steps] == [3]
     assert identical(again[-1][0].flow, whole[-1][0].flow)
     assert again[1][0].number == 2
@@ -263,7 +263,7 @@ def test_training_rows_are_pushed_by_a_block_that_is_kept_and_by_no_other(
         made.append(CountedBlock(dim=DIM, matrix=matrix, offset=-scale * step.train.x.mean(dim=0)))
         return made[0]
 
-    ((_, done),) = fold(RecordingTrainer({1: block_of}), (math.inf,), keep_if_better=True)
+    ((_, done),) = fold(RecordingTrainer({1: block_of}), (math.inf,), keep=improves)
     assert done.info["kept"] == bool(train_rows)
     assert [rows for rows in made[0].pushed if rows == 400] == train_rows
     assert 100 in made[0].pushed
@@ -300,7 +300,7 @@ def test_memory_does_not_grow_with_the_number_of_blocks() -> None:
         schedule=Schedule((0.2,) * 10),
         trainer=quick_trainer(3),
         runtime=Runtime(0),
-        keep_if_better=False,
+        keep=None,
         stop=at_checkpoint,
     ):
         own = sum(tensor.untyped_storage().nbytes() for tensor in state.flow.state_dict().values())

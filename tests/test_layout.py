@@ -54,8 +54,11 @@ ORDER = (
     "proximal",
     "fit",
     "gaussian_step",
+    "closing",
     "recipe",
     "pilot",
+    "pace",
+    "passes",
     "end_to_end",
     "training",
     # store and readers

@@ -34,6 +34,8 @@ __all__ = [
     "FitState",
     "StepInfo",
     "TakenStep",
+    "closed_form_record",
+    "improves",
     "initial_state",
     "is_significant",
     "judge_block",
@@ -73,6 +75,10 @@ class FitState:
     def held_out_log_prob(self) -> Tensor:
         """log q_0 of the held-out rows under the flow so far, shape `(n_validation,)`, nats, float64."""
         return self.log_det + self.flow.base.log_prob(self.validation.x.double())
+
+
+Keep = Callable[[FitState, FitState], bool]
+"""Whether a block is worth its place, by the states before and after it, training rows not moved yet."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +143,27 @@ def judge_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitSta
     return after, info
 
 
+def closed_form_record(info: StepInfo, number: int, **more: Any) -> StepInfo:
+    """The record of a step that no descent found: what `judge_block` told and what is particular to it."""
+    return {
+        **info,
+        "block": number,
+        "kept": True,
+        "round": -1,
+        "updates": {"warm_start": 0, "proximal": 0},
+        "finished_on": "closed_form",
+        "retries": 0,
+        **more,
+    }
+
+
 def proximal_fold(
     state: FitState,
     *,
     schedule: Schedule,
     trainer: BlockTrainer,
     runtime: Runtime,
-    keep_if_better: bool,
+    keep: Keep | None,
     stop: Callable[[int], Stop] = lambda number: lambda phase, updates: False,
     taken: Sequence[TakenStep] = (),
     round_number: int = 0,
@@ -155,9 +175,11 @@ def proximal_fold(
         schedule: Step sizes and stop rule.
         trainer: How a block is trained.
         runtime: Device, dtype, seed.
-        keep_if_better: Drop a block whose gain in held-out NLL is not above its paired standard error.
+        keep: Asked of each new block with the states before and after it; a block for which it says no is
+            dropped. None to keep all.
         stop: For each step number, what a budget is asked at its checkpoints.
-        taken: Steps that an interrupted fit had finished; they are applied, not trained again.
+        taken: Steps that an interrupted fit had finished; they are applied, not trained again, but `keep` is
+            asked again of those that it kept.
         round_number: Number of the whole fit, when step sizes are re-parametrised.
     """
     first = state.number
@@ -181,7 +203,12 @@ def proximal_fold(
                 )
             )
         state, done = _applied(
-            state, done, number, runtime, keep_if_better=keep_if_better, stop_ratio=schedule.stop_ratio
+            state,
+            done,
+            number,
+            runtime,
+            keep=keep,
+            stop_ratio=schedule.stop_ratio,
         )
         yield state, done
         if state.finished:
@@ -194,21 +221,26 @@ def _applied(
     number: int,
     runtime: Runtime,
     *,
-    keep_if_better: bool,
+    keep: Keep | None,
     stop_ratio: float | None,
 ) -> tuple[FitState, TakenStep]:
     """The state after a step; a block that is dropped, now or on record, leaves the flow as it was."""
     if done.block is None:
         return replace(state, number=number), done
     after, info = judge_block(state, done.block.requires_grad_(False), runtime)
-    gain = after.held_out_log_prob - state.held_out_log_prob
-    kept = not keep_if_better or is_significant(gain, standard_errors=1.0)
+    kept = keep is None or keep(state, after)
     record = {**done.info, **info, "block": number, "kept": kept}
     if not kept:
         return replace(state, number=number), TakenStep(None, record)
     ended = stop_ratio is not None and info["transport_ratio"] < stop_ratio
     train = state.train.map(done.block.push)
     return replace(after, train=train, number=number, finished=ended), TakenStep(done.block, record)
+
+
+def improves(before: FitState, after: FitState) -> bool:
+    """Whether the held-out NLL falls by more than its paired standard error."""
+    gain = after.held_out_log_prob - before.held_out_log_prob
+    return is_significant(gain, standard_errors=1.0)
 
 
 def is_significant(gain: Tensor, *, standard_errors: float) -> bool:

@@ -13,31 +13,35 @@ estimator for large-dimensional covariance matrices", for the shrinkage.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
-from jkoflow.fit import FitState, TakenStep, judge_block, take_block
+from jkoflow.fit import FitState, StepInfo, TakenStep, closed_form_record, judge_block, take_block
 from jkoflow.moments import Moments
 from jkoflow.runtime import Runtime
 
-__all__ = ["gaussian_step", "gaussian_step_on_all_rows"]
+__all__ = ["gaussian_step", "gaussian_step_on_all_rows", "judged_whitening"]
 
 _LEAST_VARIANCE = 1e-10
 
 
 def gaussian_step(state: FitState, runtime: Runtime) -> tuple[FitState, TakenStep]:
     """Whiten by the training rows, with the covariance that serves the held-out rows best."""
+    judged, info, block, name = judged_whitening(state, runtime)
+    number, train = state.number + 1, state.train.map(block.push)
+    after = replace(judged, train=train, number=number, moved=())
+    return after, TakenStep(block, closed_form_record(info, number, covariance=name))
+
+
+def judged_whitening(state: FitState, runtime: Runtime) -> tuple[FitState, StepInfo, AffineBlock, str]:
+    """The step and what held-out rows say of it, as `fit.judge_block`, and the name of its covariance."""
     outcomes = [
         (*judge_block(state, block, runtime), block, name)
         for name, block in _whitenings(Moments.of(state.train.x), runtime).items()
     ]
-    judged, info, block, name = min(outcomes, key=lambda outcome: outcome[0].nll)
-    number, train = state.number + 1, state.train.map(block.push)
-    after = replace(judged, train=train, number=number, moved=())
-    return after, TakenStep(block, _record(info, number, name))
+    return min(outcomes, key=lambda outcome: outcome[0].nll)
 
 
 def gaussian_step_on_all_rows(
@@ -56,8 +60,12 @@ def gaussian_step_on_all_rows(
     after, info = take_block(state, block, runtime)
     number = state.number + 1
     unknown = dict.fromkeys(("held_out_nll_se_nats", "gain_nats", "gain_se_nats"))
-    record = _record({**info, **unknown, "held_out_nll_nats": state.nll}, number, covariance)
-    record["fitted_on"] = "training and validation rows"
+    record = closed_form_record(
+        {**info, **unknown, "held_out_nll_nats": state.nll},
+        number,
+        covariance=covariance,
+        fitted_on="training and validation rows",
+    )
     return replace(after, number=number, moved=(), nll=state.nll), TakenStep(block, record)
 
 
@@ -73,16 +81,3 @@ def _whitenings(moments: Moments, runtime: Runtime) -> dict[str, AffineBlock]:
 def _covariances(moments: Moments) -> dict[str, Tensor]:
     floor = _LEAST_VARIANCE * torch.eye(len(moments.mean), dtype=torch.float64, device=moments.mean.device)
     return {"empirical": moments.covariance, "shrunk": moments.shrunk + floor}
-
-
-def _record(info: dict[str, Any], number: int, covariance: str) -> dict[str, Any]:
-    return {
-        **info,
-        "block": number,
-        "kept": True,
-        "round": -1,
-        "updates": {"warm_start": 0, "proximal": 0},
-        "finished_on": "closed_form",
-        "covariance": covariance,
-        "retries": 0,
-    }

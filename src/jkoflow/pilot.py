@@ -1,6 +1,6 @@
 r"""Choices by short fits on part of the rows: the Gaussian step first or not, how fine the features are.
 
-    chosen = argmin of the held-out NLL of a fit with an eighth of the updates, over the choices
+    chosen = argmin of the held-out NLL of a fit with few updates a block, over the choices
 
 Under a budget the search has a share of it, and measures what an update costs. Source: ours.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from jkoflow import recipe
 from jkoflow.budget import Decisions
 from jkoflow.config import Settings
-from jkoflow.fit import FitState, proximal_fold
+from jkoflow.fit import FitState, improves, proximal_fold
 from jkoflow.gaussian_step import gaussian_step
 from jkoflow.proximal import DispatchedTrainer, StartTrainer
 from jkoflow.runtime import Runtime
@@ -25,7 +25,7 @@ from jkoflow.step import Step
 
 __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
 
-_ROWS, _JUDGED_ROWS, _SHARE, _BLOCKS = 4000, 2000, 0.125, 6
+_ROWS, _JUDGED_ROWS, _BLOCKS = 4000, 2000, 6
 UPDATES = (40, 120)
 _BUDGET_SHARE, _REHEARSALS = 0.25, (20, 80)
 _PATIENCE = 1.6
@@ -58,14 +58,13 @@ def timed_pilot(
 ) -> dict[str, Any]:
     """The pilot's choice for the log; under a budget within its share, and with what an update costs."""
     least, most = UPDATES
-    updates = int(min(max(_SHARE * recipe.updates_per_block(len(state.train)), least), most))
     if not decisions.limited:
-        return choose_by_pilot(state, settings, runtime, updates=updates).to_dict()
+        return choose_by_pilot(state, settings, runtime, updates=most).to_dict()
     seconds = _rehearsed_seconds(state, runtime, decisions)
     share = _BUDGET_SHARE * decisions.remaining()
     end = decisions.used() + _PATIENCE * share
     n_blocks = _BLOCKS * (1 + len(recipe.FEATURES))
-    updates = int(min(max(_UPDATES_SHARE * share / (n_blocks * seconds), least), updates))
+    updates = int(min(max(_UPDATES_SHARE * share / (n_blocks * seconds), least), most))
     choice = choose_by_pilot(
         state, settings, runtime, updates=updates, out_of_time=lambda: decisions.used() > end
     )
@@ -155,7 +154,7 @@ def _pilot_nll(
         schedule=schedule,
         trainer=DispatchedTrainer(trainer_of),
         runtime=runtime,
-        keep_if_better=True,
+        keep=improves,
     )
     nll = state.nll
     while not out_of_time():

@@ -10,6 +10,7 @@ from typing import Any
 
 from jkoflow.blocks.affine import AffineBlock
 from jkoflow.blocks.base import Block, Inverse, default_tolerance
+from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.blocks.neural_ode import DETERMINANT_DIM, NeuralODEBlock
 from jkoflow.errors import RunFolderError
 from jkoflow.storage import RESTORE
@@ -21,12 +22,17 @@ __all__ = [
     "AffineBlock",
     "Block",
     "Inverse",
+    "MixtureBlock",
     "NeuralODEBlock",
     "block_from_config",
     "default_tolerance",
 ]
 
-BLOCKS: dict[str, type[Block]] = {"neural_ode": NeuralODEBlock, "affine": AffineBlock}
+BLOCKS: dict[str, type[Block]] = {
+    "affine": AffineBlock,
+    "mixture": MixtureBlock,
+    "neural_ode": NeuralODEBlock,
+}
 
 
 def block_from_config(config: dict[str, Any]) -> Block:

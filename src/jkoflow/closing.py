@@ -1,0 +1,236 @@
+r"""The free step that ends a pass of blocks: the map to N(0, I) of a mixture fitted to the particles.
+
+    (pi, m, C) = argmax  sum_rows log sum_k pi_k N(x; m_k, C_k),    T its triangular map (`blocks.mixture`)
+
+K = 0 is no step at all, K = 1 whitening, more the maximum by EM. Steps of growing gamma take fine structure
+away first; what they leave is ever smoother, until a mixture of few components describes it better than the
+steps that are still to come. So a block is worth its place where it lowers the held-out NLL of the flow
+*closed* after it.
+
+Source: eq. (25) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, at gamma = infinity over this family of
+maps; Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39(1), for EM, which is scikit-learn's. The closing
+is ours.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from jkoflow.blocks import Block, MixtureBlock
+from jkoflow.fit import FitState, TakenStep, closed_form_record, judge_block, take_block
+from jkoflow.gaussian_step import judged_whitening
+from jkoflow.particles import Particles
+from jkoflow.runtime import Runtime
+from jkoflow.solver_steps import judged_rows
+
+__all__ = [
+    "FIRST_COMPONENTS",
+    "Closing",
+    "Search",
+    "best_closing",
+    "close",
+    "closing_by_nothing",
+    "mixture_of",
+]
+
+_FEWEST, FIRST_COMPONENTS = 2, 8
+_ROWS_PER_COMPONENT = 20
+_RELATIVE_FLOOR = 1e-6
+"""Least variance in any direction that EM may settle on, over that of the columns."""
+_ITERATIONS = 100
+_SMALLEST_SIZE = 1e-6
+"""Of a component, rows."""
+
+Reals = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How carefully a closing is looked for.
+
+    Arguments:
+        rows: Most training rows that EM sees; the first, which are in random order.
+        tolerance: Gain of an iteration of EM, nats a row, below which it ends.
+        most_components: Largest number of components that is tried.
+    """
+
+    rows: int
+    tolerance: float
+    most_components: int
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A closing step of a flow.
+
+    Arguments:
+        block: The step; None where there is none.
+        n_components: K.
+        log_prob: Of held-out rows under the closed flow, nats, float64, shape `(n,)`.
+        responsibilities: Of each component for the first training rows, shape `(m, K)`; None for K < 2.
+    """
+
+    block: Block | None
+    n_components: int
+    log_prob: Tensor
+    responsibilities: Tensor | None = None
+
+    @property
+    def nll(self) -> float:
+        """Held-out NLL of the closed flow, nats."""
+        return -float(self.log_prob.mean())
+
+
+def mixture_of(
+    rows: Particles,
+    n_components: int,
+    generator: torch.Generator,
+    *,
+    tolerance: float = 1e-3,
+    responsibilities: Tensor | None = None,
+) -> tuple[MixtureBlock, Tensor]:
+    """The triangular map of the mixture of so many components that EM finds for `rows`, and who is whose.
+
+    Arguments:
+        rows: What to fit.
+        n_components: K.
+        generator: Source of the start.
+        tolerance: See `Search`.
+        responsibilities: To start from instead, shape `(m, K)` of the first m rows.
+
+    Returns:
+        The map, float64, and the responsibilities, float32, shape `(n, K)`.
+    """
+    x = rows.x if rows.context is None else torch.cat([rows.context, rows.x], dim=1)
+    scale = x.double().std(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    z = (x.double() / scale).cpu().numpy()
+    start = (
+        {} if responsibilities is None else _maximised(z, responsibilities[: len(z)].double().cpu().numpy())
+    )
+    mixture = GaussianMixture(
+        n_components,
+        reg_covar=_RELATIVE_FLOOR,
+        max_iter=_ITERATIONS,
+        tol=tolerance,
+        random_state=int(torch.randint(2**31, (1,), generator=generator)),
+        **start,
+    )
+    with warnings.catch_warnings():  # a mixture that could still be improved is one like any other
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture.fit(z)
+    weights, means, covariances = (
+        torch.as_tensor(values, device=x.device)
+        for values in (mixture.weights_, mixture.means_, mixture.covariances_)
+    )
+    block = MixtureBlock.of(
+        weights, means * scale, covariances * scale * scale[:, None], context_dim=rows.context_dim
+    )
+    return block, torch.as_tensor(mixture.predict_proba(z), dtype=torch.float32)
+
+
+def _maximised(z: Reals, responsibilities: Reals) -> dict[str, Reals]:
+    """The step M of EM, of the first rows: what a mixture starts from."""
+    z = z[: len(responsibilities)]
+    size = responsibilities.sum(axis=0) + _SMALLEST_SIZE
+    means = responsibilities.T @ z / size[:, None]
+    floor = _RELATIVE_FLOOR * np.eye(z.shape[1])
+    covariances = [
+        ((z - mean).T * share) @ (z - mean) / total + floor
+        for mean, share, total in zip(means, responsibilities.T, size, strict=True)
+    ]
+    return {
+        "weights_init": size / size.sum(),
+        "means_init": means,
+        "precisions_init": np.linalg.inv(np.stack(covariances)),
+    }
+
+
+def best_closing(
+    state: FitState,
+    runtime: Runtime,
+    search: Search,
+    *,
+    before: Closing | None = None,
+) -> Closing:
+    """The closing of least held-out NLL: none, whitening, or a mixture.
+
+    Numbers of components are doubled while that helps, or else halved. Where `before` is a mixture, it is
+    carried on with the same rows, wherever they are now.
+
+    Arguments:
+        state: The flow to be closed.
+        runtime: Device, dtype, seed.
+        search: How carefully.
+        before: The closing of the flow as it was a block ago, or one that is to be refined.
+    """
+    part = replace(_judged_part(state), train=state.train.rows(slice(0, search.rows)))
+    whitened, _, whitening, _ = judged_whitening(part, runtime)
+    plain = [closing_by_nothing(state), Closing(whitening, 1, whitened.held_out_log_prob)]
+    most = min(search.most_components, len(part.train) // _ROWS_PER_COMPONENT)
+
+    def at(number: int, responsibilities: Tensor | None = None) -> Closing:
+        block, found = mixture_of(
+            part.train,
+            number,
+            runtime.stream("closing", state.number, number),
+            tolerance=search.tolerance,
+            responsibilities=responsibilities,
+        )
+        block = block.to(device=runtime.device, dtype=runtime.dtype)
+        return Closing(block, number, judge_block(part, block, runtime)[0].held_out_log_prob, found)
+
+    def climbed(best: Closing, factor: float) -> Closing:
+        while _FEWEST <= (number := int(best.n_components * factor)) <= most:
+            following = at(number)
+            if following.nll >= best.nll:
+                break
+            best = following
+        return best
+
+    carried = None if before is None else before.responsibilities
+    if before is None:
+        number = FIRST_COMPONENTS
+    else:
+        number = max(_FEWEST, before.n_components)
+    if most < _FEWEST:
+        return min(plain, key=lambda closing: closing.nll)
+    first = at(number, carried) if number <= most else at(most)
+    best = climbed(first, 2)
+    if best is first:
+        best = climbed(first, 0.5)
+    return min(*plain, best, key=lambda closing: closing.nll)
+
+
+def closing_by_nothing(state: FitState) -> Closing:
+    """K = 0."""
+    return Closing(None, 0, _judged_part(state).held_out_log_prob)
+
+
+def _judged_part(state: FitState) -> FitState:
+    """The state with the held-out rows alone that choices look at."""
+    validation = judged_rows(state.validation)
+    return replace(state, validation=validation, log_det=state.log_det[: len(validation)])
+
+
+def close(closing: Closing, state: FitState, runtime: Runtime) -> tuple[FitState, TakenStep]:
+    """The state after the closing step of `state`, and the step.
+
+    Arguments:
+        closing: One with a block.
+        state: The state that it was found for.
+        runtime: Device, dtype, seed.
+    """
+    assert closing.block is not None
+    after, info = take_block(state, closing.block, runtime)
+    after = replace(after, number=state.number + 1, moved=())
+    return after, TakenStep(
+        closing.block, closed_form_record(info, after.number, components=closing.n_components)
+    )

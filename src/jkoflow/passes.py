@@ -1,0 +1,261 @@
+"""Passes of blocks from the particles' finest scale to the free step, each closed in closed form.
+
+    pass = blocks of growing gamma, while each lowers the held-out NLL of the flow closed after it; closing
+
+What a closing leaves is nearly normal; a further pass starts from its finest scale. Source: ours,
+docs/method.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from jkoflow import recipe
+from jkoflow.budget import Decisions
+from jkoflow.closing import (
+    FIRST_COMPONENTS,
+    Closing,
+    Search,
+    best_closing,
+    close,
+    closing_by_nothing,
+    mixture_of,
+)
+from jkoflow.config import Settings
+from jkoflow.fit import FitState, TakenStep, is_significant, proximal_fold, take_block
+from jkoflow.pace import Pace, affordable_blocks, paced_trainer
+from jkoflow.pilot import Pilot
+from jkoflow.proximal import DispatchedTrainer
+from jkoflow.runtime import Runtime
+from jkoflow.schedule import resolve_schedule
+
+__all__ = ["closed_passes"]
+
+_SCOUT = Search(rows=8000, tolerance=2e-3, most_components=64)
+_CAREFUL = Search(rows=20_000, tolerance=1e-3, most_components=64)
+_CAREFUL_UNDER_BUDGET = Search(rows=40_000, tolerance=1e-3, most_components=128)
+_RESERVE = 0.15
+"""Of what a budget leaves at the start of a pass: held back for its closing."""
+_LEAST_SCOUTED_ROWS, _SCOUTED_ROWS_PER_SECOND = 2000, 80
+"""Under a budget; the rows grow with it."""
+_CAREFUL_COST = 2
+"""Of a row in a careful search, in those of a scouting one."""
+_SEARCH_SHARE = 0.04
+"""Of the time that a budget leaves: most that one mixture may take."""
+_DROPS = 2
+"""Blocks in a row that are not worth their place, after which a pass ends."""
+_PASSES = 2
+_LEAST_BUDGET_SHARE = 0.1
+"""Of a budget, below which no further pass begins."""
+
+
+def closed_passes(
+    state: FitState,
+    choice: Pilot,
+    settings: Settings,
+    runtime: Runtime,
+    decisions: Decisions,
+    taken: Sequence[TakenStep],
+) -> Iterator[tuple[FitState, TakenStep]]:
+    """Take passes until one of them gains nothing, or has no closing that another could follow.
+
+    Arguments:
+        state: Where to start.
+        choice: The pilot's.
+        settings: The options of the fit.
+        runtime: Device, dtype, seed.
+        decisions: Log and budget.
+        taken: Steps that an interrupted fit had finished, in order; they are applied, not trained again.
+    """
+    number = 0
+    while number < _PASSES and len(state.flow) < settings.max_blocks:
+        if number and not _has_time(decisions, number):
+            return
+        n_blocks = len(state.flow)
+        mine = [done for done in taken if done.info["round"] == number]
+        steps = _one_pass(state, number, choice, settings, runtime, decisions, mine)
+        for state, step in steps:
+            yield state, step
+        if not _is_closing(step) or len(state.flow) == n_blocks:
+            return
+        number += 1
+
+
+def _has_time(decisions: Decisions, number: int) -> bool:
+    if not decisions.limited:
+        return True
+    assert decisions.budget is not None
+    least = _LEAST_BUDGET_SHARE * decisions.budget
+    return bool(decisions.decide("pass", lambda: decisions.remaining() > least, round=number))
+
+
+def _is_closing(step: TakenStep) -> bool:
+    return bool(step.info["finished_on"] == "closed_form")
+
+
+def _one_pass(
+    state: FitState,
+    number: int,
+    choice: Pilot,
+    settings: Settings,
+    runtime: Runtime,
+    decisions: Decisions,
+    taken: Sequence[TakenStep],
+) -> Iterator[tuple[FitState, TakenStep]]:
+    """Blocks while they are worth their place, and the closing, where it is worth its own."""
+    room = settings.max_blocks - len(state.flow)
+    schedule = resolve_schedule(
+        "auto",
+        max_blocks=affordable_blocks(room, choice, decisions, round_number=number),
+        particles=state.train,
+        generator=runtime.stream("schedule"),
+    )
+    if decisions.limited:  # a closing does in a second what the free block does in a third of the time
+        schedule = replace(schedule, gammas=schedule.gammas[:-1] or schedule.gammas)
+    last = state.number + len(schedule.gammas)
+    pace = Pace(
+        recipe.updates_per_block(len(state.train)),
+        last,
+        decisions,
+        choice.seconds,
+        reserve=_RESERVE * decisions.remaining() if decisions.limited else 0.0,
+    )
+    blocks, closed = [d for d in taken if not _is_closing(d)], [d for d in taken if _is_closing(d)]
+    scout, seconds = _scouting(state, number, runtime, decisions)
+    closings, drops = _Closings(number, runtime, decisions, settings.max_blocks, scout, seconds), 0
+    closings.of(state)  # its search is not what a block costs
+    fold = proximal_fold(
+        state,
+        schedule=schedule,
+        trainer=DispatchedTrainer(paced_trainer(choice, pace, settings)),
+        runtime=runtime,
+        keep=closings.keep,
+        stop=partial(decisions.stop_at, round_number=number),
+        taken=blocks,
+        round_number=number,
+    )
+    where = {"round": number, "planned": last + 1}
+    for taken_before, (state, step) in enumerate(fold, start=1):
+        yield state, TakenStep(step.block, {**step.info, **where, **closings.to_dict()})
+        drops = 0 if step.block is not None else drops + 1
+        if drops == _DROPS or (closed and taken_before == len(blocks)):
+            break
+    if closed:
+        state, step = _taken_again(closed[0], state, runtime)
+        yield state, step
+    elif (closing := closings.careful(state)).block is not None:
+        state, step = close(closing, state, runtime)
+        yield state, TakenStep(step.block, {**step.info, **where})
+
+
+def _taken_again(done: TakenStep, state: FitState, runtime: Runtime) -> tuple[FitState, TakenStep]:
+    """The state after a closing on record."""
+    assert done.block is not None
+    after, _ = take_block(state, done.block, runtime)
+    return replace(after, number=state.number + 1, moved=()), done
+
+
+def _scouting(state: FitState, number: int, runtime: Runtime, decisions: Decisions) -> tuple[Search, float]:
+    """How closings are scouted in a pass, and the CPU-seconds of one component; a budget allows less."""
+    if decisions.budget is None:
+        return _SCOUT, 0.0
+    affordable = max(_LEAST_SCOUTED_ROWS, int(_SCOUTED_ROWS_PER_SECOND * decisions.budget))
+    scout = replace(_SCOUT, rows=min(_SCOUT.rows, affordable))
+
+    def rehearsed() -> float:
+        before, rows = decisions.used(), state.train.rows(slice(0, scout.rows))
+        n_components = min(FIRST_COMPONENTS, len(rows))
+        generator = runtime.stream("closing", state.number)
+        mixture_of(rows, n_components, generator, tolerance=scout.tolerance)
+        return (decisions.used() - before) / n_components
+
+    seconds = float(decisions.decide("closing seconds", rehearsed, round=number))
+
+    def most() -> int:
+        return _affordable(scout.most_components, seconds, _SEARCH_SHARE * decisions.remaining())
+
+    return replace(scout, most_components=decisions.decide("components", most, round=number)), seconds
+
+
+@dataclass
+class _Closings:
+    """The best closing known of the flow so far, and whether a block makes a better one possible.
+
+    Arguments:
+        number: Of the pass.
+        runtime: Device, dtype, seed.
+        decisions: Log and budget.
+        max_blocks: Most blocks of a flow, its closing included.
+        scout: How carefully closings of states are looked for that a block may follow.
+        seconds: CPU-seconds that one component costs there, under a budget.
+    """
+
+    number: int
+    runtime: Runtime
+    decisions: Decisions
+    max_blocks: int
+    scout: Search
+    seconds: float
+    _current: Closing | None = None
+
+    def of(self, state: FitState) -> Closing:
+        """The best closing known of `state`, which is the last that was kept."""
+        if self._current is None:
+            self._current = self._scouted(state)
+        return self._current
+
+    def keep(self, before: FitState, after: FitState) -> bool:
+        """Whether the flow closed after the block beats the flow closed before it, by a standard error."""
+        rows = before.train.rows(slice(0, self.scout.rows)).map(list(after.flow)[-1].push)
+        current, candidate = self.of(before), self._scouted(replace(after, train=rows))
+        better = is_significant(candidate.log_prob - current.log_prob, standard_errors=1.0)
+        if better:
+            self._current = candidate
+        return better
+
+    def careful(self, state: FitState) -> Closing:
+        """The closing that the pass ends with; no step where that is as good."""
+        found = self.of(state)
+        search = self._careful_search(len(state.train))
+        if 1 < found.n_components <= search.most_components:
+            again = best_closing(state, self.runtime, search, before=found)
+            found = min(found, again, key=lambda closing: closing.nll)
+        none = closing_by_nothing(state)
+        worth = is_significant(found.log_prob - none.log_prob, standard_errors=1.0)
+        return found if worth else none
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known of the closed flow, for the record."""
+        assert self._current is not None
+        return {
+            "closed_nll_nats": self._current.nll,
+            "closing_components": self._current.n_components,
+        }
+
+    def _scouted(self, state: FitState) -> Closing:
+        if len(state.flow) >= self.max_blocks:
+            return closing_by_nothing(state)
+        return best_closing(state, self.runtime, self.scout, before=self._current)
+
+    def _careful_search(self, n_rows: int) -> Search:
+        """Under a budget more rows and components than without, as far as there is time."""
+        if not self.decisions.limited:
+            return _CAREFUL
+        search = _CAREFUL_UNDER_BUDGET
+        times = _CAREFUL_COST * min(search.rows, n_rows) / min(self.scout.rows, n_rows)
+        most = self.decisions.decide(
+            "careful components",
+            lambda: _affordable(search.most_components, times * self.seconds, self.decisions.remaining()),
+            round=self.number,
+        )
+        return replace(search, most_components=most)
+
+
+def _affordable(most: int, seconds: float, limit: float) -> int:
+    """The largest number of components, halved from `most` on, that costs no more than `limit`."""
+    while most > 1 and most * seconds > limit:
+        most //= 2
+    return most
