@@ -19,6 +19,7 @@ from oracles.blocks import points
 from oracles.quick_training import make_training_quick
 
 RUNTIME, SETTINGS = Runtime(0), Settings(max_blocks=3)
+GIVEN = Settings(max_blocks=3, gamma=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +37,10 @@ def correlated_state(n: int = 400) -> FitState:
 
 
 def test_gaussian_rows_are_whitened_first() -> None:
-    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, updates=40)
+    choice = choose_by_pilot(correlated_state(), GIVEN, RUNTIME, updates=40)
     assert choice.affine_first
     assert choice.features in FEATURES
-    assert choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, updates=40) == choice
+    assert choose_by_pilot(correlated_state(), GIVEN, RUNTIME, updates=40) == choice
 
 
 @pytest.mark.parametrize("answers", [0, 2])
@@ -47,15 +48,15 @@ def test_without_time_the_gaussian_step_and_the_first_features_are_taken(answers
     """A fit that is cut off counts for nothing, however good it was until then."""
     asked = iter([False] * answers)
     choice = choose_by_pilot(
-        correlated_state(), SETTINGS, RUNTIME, updates=40, out_of_time=lambda: next(asked, True)
+        correlated_state(), GIVEN, RUNTIME, updates=40, out_of_time=lambda: next(asked, True)
     )
-    assert (choice.affine_first, choice.features) == (True, "even")
+    assert (choice.affine_first, choice.features) == (True, "coarse")
 
 
 def test_smallest_nll_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up values: without the Gaussian step it is better, and then the third features are best."""
-    values = {(True, "even"): 3.0, (False, "even"): 2.0}
-    values |= {(False, "coarse"): 2.5, (False, "fine"): 1.0, (False, "finest"): 1.5}
+    values = {(True, "coarse"): 3.0, (False, "coarse"): 2.0}
+    values |= {(False, "even"): 2.5, (False, "fine"): 1.0, (False, "finest"): 1.5}
     seen = []
 
     def nll(start: FitState, settings: Settings, runtime: Runtime, features: str, *rest: object) -> float:
@@ -63,9 +64,15 @@ def test_smallest_nll_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         return values[seen[-1]]
 
     monkeypatch.setattr(pilot, "_pilot_nll", nll)
-    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, updates=40)
+    choice = choose_by_pilot(correlated_state(), GIVEN, RUNTIME, updates=40)
     assert (choice.affine_first, choice.features) == (False, "fine")
     assert sorted(seen) == sorted(values), "each choice is tried once"
+
+
+def test_where_the_flow_will_be_closed_only_features_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pilot, "gaussian_step", None)
+    choice = choose_by_pilot(correlated_state(), SETTINGS, RUNTIME, updates=40)
+    assert not choice.affine_first
 
 
 def forbidden_clock() -> float:

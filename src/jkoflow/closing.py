@@ -149,8 +149,16 @@ def _maximised(z: Reals, responsibilities: Reals) -> dict[str, Reals]:
     return {
         "weights_init": size / size.sum(),
         "means_init": means,
-        "precisions_init": np.linalg.inv(np.stack(covariances)),
+        "precisions_init": _inverses(np.stack(covariances)),
     }
+
+
+def _inverses(covariances: Reals) -> Reals:
+    """Symmetric to the last bit and positive definite, whatever their condition."""
+    values, vectors = np.linalg.eigh(covariances)
+    floor = np.maximum(_RELATIVE_FLOOR, 1e-12 * values[:, -1:])
+    inverse = np.einsum("kij,kj,klj->kil", vectors, 1 / np.maximum(values, floor), vectors)
+    return np.asarray((inverse + inverse.transpose(0, 2, 1)) / 2)
 
 
 def best_closing(

@@ -1,8 +1,10 @@
-r"""Choices by short fits on part of the rows: the Gaussian step first or not, how fine the features are.
+r"""Choices by short fits on part of the rows: how fine the features are, the Gaussian step first or not.
 
     chosen = argmin of the held-out NLL of a fit with few updates a block, over the choices
 
-Under a budget the search has a share of it, and measures what an update costs. Source: ours.
+Where step sizes are automatic a flow is closed in closed form (`passes`), which makes up for a Gaussian step
+that is missing at its beginning; so only where they are given is there a choice of it. Under a budget the
+search has a share of it, and measures what an update costs. Source: ours.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from jkoflow.step import Step
 
 __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
 
-_ROWS, _JUDGED_ROWS, _BLOCKS = 4000, 2000, 6
+_ROWS, _JUDGED_ROWS, _BLOCKS = 4000, 2000, 5
 UPDATES = (40, 120)
 _BUDGET_SHARE, _REHEARSALS = 0.25, (20, 80)
 _PATIENCE = 1.6
@@ -63,7 +65,7 @@ def timed_pilot(
     seconds = _rehearsed_seconds(state, runtime, decisions)
     share = _BUDGET_SHARE * decisions.remaining()
     end = decisions.used() + _PATIENCE * share
-    n_blocks = _BLOCKS * (1 + len(recipe.FEATURES))
+    n_blocks = _BLOCKS * (len(recipe.FEATURES) + (settings.gamma != "auto"))
     updates = int(min(max(_UPDATES_SHARE * share / (n_blocks * seconds), least), most))
     choice = choose_by_pilot(
         state, settings, runtime, updates=updates, out_of_time=lambda: decisions.used() > end
@@ -98,8 +100,8 @@ def choose_by_pilot(
     """Short fits on part of the rows: with and without the Gaussian step, then with other features.
 
     Each block of a fit has so many `updates` and one solver step, and nothing of a fit is kept. A fit that is
-    not finished when the time is up counts for nothing; without any, the Gaussian step and the first of
-    `recipe.FEATURES` are taken.
+    not finished when the time is up counts for nothing; without any, the Gaussian step (where there is a
+    choice of it) and the first of `recipe.FEATURES` are taken.
     """
     part = replace(
         state,
@@ -107,19 +109,21 @@ def choose_by_pilot(
         validation=(judged := judged_rows(state.validation).rows(slice(0, _JUDGED_ROWS))),
         log_det=state.log_det[: len(judged)],
     )
-    whitened, _ = gaussian_step(part, runtime)
+    given = settings.gamma != "auto"
     first = next(iter(recipe.FEATURES))
     tried: dict[tuple[bool, str], float] = {}
 
     def nll(*, affine_first: bool, features: str) -> float:
         if (affine_first, features) not in tried:
-            start = whitened if affine_first else part
+            start = gaussian_step(part, runtime)[0] if affine_first else part
             tried[affine_first, features] = _pilot_nll(
                 start, settings, runtime, features, updates, len(state.train), out_of_time
             )
         return tried[affine_first, features]
 
-    affine_first = nll(affine_first=True, features=first) <= nll(affine_first=False, features=first)
+    affine_first = given and (
+        nll(affine_first=True, features=first) <= nll(affine_first=False, features=first)
+    )
     best = min(recipe.FEATURES, key=lambda features: nll(affine_first=affine_first, features=features))
     return Pilot(affine_first, best, 0.0)
 

@@ -42,7 +42,7 @@ LEAST_FINISH = 10
 PLAIN_PHASE = 1.0
 """Standard deviation of the features' phase w.x where no pilot has chosen features."""
 
-FEATURES = {"even": (2.5, 2.5), "coarse": (1.2, 1.2), "fine": (1.2, 6.0), "finest": (1.2, 24.0)}
+FEATURES = {"coarse": (1.2, 1.2), "even": (2.5, 2.5), "fine": (1.2, 6.0), "finest": (1.2, 24.0)}
 """Least and most standard deviation of the phase, by name: one for all blocks, or finer in shorter steps."""
 _PHASE_TIMES_ANGLE = 1.1
 _DEPTH = 2

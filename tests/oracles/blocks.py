@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
+from jkoflow.blocks import AffineBlock, Block, MixtureBlock, NeuralODEBlock
 from jkoflow.velocity import MLPVelocity
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "generator",
     "make_block",
     "make_velocity",
+    "mixture_numbers",
     "points",
 ]
 
@@ -39,7 +40,7 @@ def points(n: int, dim: int, dtype: torch.dtype = torch.float64, *, seed: int = 
 
 def context_for(block: Block, n: int, dtype: torch.dtype, *, seed: int = 8) -> Tensor | None:
     """Context rows where the block takes a context, else None."""
-    context_dim = getattr(getattr(block, "velocity", None), "context_dim", 0)
+    context_dim = getattr(getattr(block, "velocity", block), "context_dim", 0)
     if context_dim == 0:
         return None
     return torch.randn(n, context_dim, generator=generator(seed), dtype=torch.float64).to(dtype)
@@ -108,8 +109,28 @@ def _taper(dim: int, dtype: torch.dtype) -> Block:
     return NeuralODEBlock(make_velocity(dim, dtype, seed=4, strength=0.4, radius=radius), gamma=1.5, steps=2)
 
 
+def _mixture(dim: int, dtype: torch.dtype, context_dim: int = 0) -> MixtureBlock:
+    weights, means, covariances = mixture_numbers(4, context_dim + dim, seed=5)
+    return MixtureBlock.of(weights, means, covariances, context_dim=context_dim).to(dtype)
+
+
+def _mixture_context(dim: int, dtype: torch.dtype) -> Block:
+    return _mixture(dim, dtype, CONTEXT_DIM)
+
+
+def mixture_numbers(n_components: int, dim: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, means and covariances of overlapping components, float64."""
+    source = generator(seed)
+    root = torch.randn(n_components, dim, dim, generator=source, dtype=torch.float64) / dim**0.5
+    covariances = 0.8 * root @ root.mT + 0.3 * torch.eye(dim, dtype=torch.float64)
+    means = torch.randn(n_components, dim, generator=source, dtype=torch.float64)
+    return 0.2 + torch.rand(n_components, generator=source, dtype=torch.float64), means, covariances
+
+
 BLOCKS: dict[str, Callable[[int, torch.dtype], Block]] = {
     "affine": _affine,
+    "mixture": _mixture,
+    "mixture_context": _mixture_context,
     "neural_ode": _one_step,
     "neural_ode_steps": _steps,
     "neural_ode_context": _context,

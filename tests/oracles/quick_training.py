@@ -6,7 +6,8 @@ import functools
 
 import pytest
 
-from jkoflow import pilot, recipe, training
+from jkoflow import pace, passes, pilot, recipe, training
+from jkoflow.closing import Search
 from jkoflow.step import NetworkSettings
 
 __all__ = ["make_training_quick"]
@@ -22,3 +23,6 @@ def make_training_quick(monkeypatch: pytest.MonkeyPatch, *, updates: int = 20) -
     monkeypatch.setattr(recipe, "BATCHES", (64, 64))
     monkeypatch.setattr(pilot, "UPDATES", (4, 8))
     monkeypatch.setattr(training, "_BUDGET_UPDATES", 2 * updates)
+    monkeypatch.setattr(pace, "_MOST_UPDATES", 2 * updates)
+    for search in ("_SCOUT", "_CAREFUL", "_CAREFUL_UNDER_BUDGET"):
+        monkeypatch.setattr(passes, search, Search(rows=500, tolerance=1e-2, most_components=8))

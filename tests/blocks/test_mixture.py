@@ -1,0 +1,135 @@
+"""The triangular map of a mixture: its law, its closed cases, its Jacobian, its tails."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from jkoflow.blocks import MixtureBlock
+from jkoflow.laws import GaussianMixture, StandardNormal
+from oracles.blocks import generator, mixture_numbers, points
+
+
+def block_and_law(dim: int, n_components: int = 4) -> tuple[MixtureBlock, GaussianMixture]:
+    weights, means, covariances = mixture_numbers(n_components, dim, seed=2)
+    return MixtureBlock.of(weights, means, covariances), GaussianMixture(
+        weights, means, covariances=covariances
+    )
+
+
+@pytest.mark.parametrize("dim", [1, 2, 6])
+def test_density_is_that_of_the_mixture(dim: int) -> None:
+    block, law = block_and_law(dim)
+    x = points(40, dim)
+    y, log_det = block.push_with_log_det(x)
+    torch.testing.assert_close(StandardNormal(dim).log_prob(y) + log_det, law.log_prob(x))
+
+
+def test_density_given_a_context_is_the_conditional_one() -> None:
+    weights, means, covariances = mixture_numbers(3, 4, seed=2)
+    joint = GaussianMixture(weights, means, covariances=covariances)
+    marginal = GaussianMixture(weights, means[:, :2], covariances=covariances[:, :2, :2])
+    block = MixtureBlock.of(weights, means, covariances, context_dim=2)
+    context, x = points(30, 2, seed=3), points(30, 2)
+    y, log_det = block.push_with_log_det(x, context)
+    expected = joint.log_prob(torch.cat([context, x], dim=1)) - marginal.log_prob(context)
+    torch.testing.assert_close(StandardNormal(2).log_prob(y) + log_det, expected)
+
+
+def test_draws_of_the_mixture_become_standard_normal() -> None:
+    block, law = block_and_law(3)
+    y = block.push(law.sample(20_000, generator(4)))
+    assert min(stats.kstest(column.numpy(), "norm").pvalue for column in y.T) > 0.01
+    torch.testing.assert_close(torch.cov(y.T), torch.eye(3, dtype=torch.float64), atol=0.05, rtol=0)
+    products = y[:, :1].square() * y[:, 1:].square()
+    assert float((products.mean(dim=0) - 1).abs().max()) < 0.1, "independent, not only uncorrelated"
+
+
+def test_of_one_component_it_is_the_inverse_cholesky_factor() -> None:
+    _, means, covariances = mixture_numbers(1, 3, seed=2)
+    block = MixtureBlock.of(torch.ones(1), means, covariances)
+    x = points(10, 3)
+    factor = torch.linalg.cholesky(covariances[0])
+    expected = torch.linalg.solve_triangular(factor, (x - means[0]).T, upper=False).T
+    torch.testing.assert_close(block.push(x), expected)
+    torch.testing.assert_close(
+        block.push_with_log_det(x)[1], -factor.diagonal().log().sum().expand(len(x)), atol=1e-10, rtol=0
+    )
+
+
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_jacobian_is_that_of_push(context_dim: int) -> None:
+    weights, means, covariances = mixture_numbers(4, context_dim + 3, seed=2)
+    block = MixtureBlock.of(weights, means, covariances, context_dim=context_dim)
+    x, context = points(12, 3), points(12, context_dim, seed=3) if context_dim else None
+
+    def row(at: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
+        return block.push(at[None], None if given is None else given[None])[0]
+
+    by_row = torch.func.vmap(torch.func.jacrev(row), in_dims=(0, None if context is None else 0))
+    y, jacobian = block.push_with_jacobian(x, context)
+    torch.testing.assert_close(y, block.push(x, context))
+    torch.testing.assert_close(jacobian, by_row(x, context), atol=1e-9, rtol=1e-9)
+    assert not bool(jacobian.triu(diagonal=1).any())
+
+
+def test_gradient_of_the_log_density_is_the_score_of_the_mixture() -> None:
+    block, law = block_and_law(2)
+    x = points(20, 2).requires_grad_()
+    y, log_det = block.push_with_log_det(x)
+    (found,) = torch.autograd.grad((StandardNormal(2).log_prob(y) + log_det).sum(), x)
+    again = x.detach().requires_grad_()
+    (expected,) = torch.autograd.grad(law.log_prob(again).sum(), again)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("distance", [20.0, 200.0, 2000.0])
+def test_far_rows_keep_their_density_and_come_back(distance: float) -> None:
+    """Where no probability is a number in float64 any more."""
+    block, law = block_and_law(2)
+    x = points(8, 2) + distance
+    y, log_det = block.push_with_log_det(x)
+    density = StandardNormal(2).log_prob(y) + log_det
+    torch.testing.assert_close(density, law.log_prob(x), atol=1e-6, rtol=1e-9)
+    inverse = block.invert(y)
+    assert float(inverse.error.max()) < 1e-9 * distance
+    torch.testing.assert_close(inverse.x, x, atol=1e-5, rtol=1e-9)
+
+
+def test_modes_far_apart_are_inverted() -> None:
+    """Between them the map is almost flat: quantiles jump."""
+    weights, means = torch.tensor([0.3, 0.7]), torch.tensor([[-8.0], [8.0]])
+    block = MixtureBlock.of(weights, means, torch.ones(2, 1, 1))
+    z = torch.linspace(-4, 4, 101, dtype=torch.float64)[:, None]
+    inverse = block.invert(z)
+    assert float(inverse.error.max()) < 1e-10
+    jump = stats.norm.ppf(0.3)
+    assert bool((inverse.x[z < jump - 0.01] < -3).all())
+    assert bool((inverse.x[z > jump + 0.01] > 3).all())
+
+
+def test_rows_beyond_one_chunk_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, _ = block_and_law(3)
+    x = points(50, 3)
+    whole = block.push_with_log_det(x), block.pull(x)
+    monkeypatch.setattr("jkoflow.blocks.mixture._TABLE_NUMBERS", 7 * block.means.numel())
+    parts = block.push_with_log_det(x), block.pull(x)
+    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
+
+
+def test_without_numbers_it_is_the_identity() -> None:
+    x = points(4, 2)
+    y, log_det = MixtureBlock(dim=2, n_components=3).double().push_with_log_det(x)
+    torch.testing.assert_close(y, x)
+    torch.testing.assert_close(log_det, torch.zeros(4, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_no_rows() -> None:
+    block, _ = block_and_law(2)
+    y, log_det = block.push_with_log_det(torch.zeros(0, 2, dtype=torch.float64))
+    assert (y.shape, log_det.shape) == ((0, 2), (0,))
+    assert block.pull(torch.zeros(0, 2, dtype=torch.float64)).shape == (0, 2)
+    assert math.isfinite(float(block.log_weights.sum()))

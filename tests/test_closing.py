@@ -1,0 +1,124 @@
+"""The closing step: which number of components held-out rows ask for, and what it makes of the flow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jkoflow.blocks import AffineBlock, MixtureBlock
+from jkoflow.closing import Closing, Search, best_closing, close, closing_by_nothing, mixture_of
+from jkoflow.fit import FitState, initial_state
+from jkoflow.laws import GaussianMixture, StandardNormal
+from jkoflow.likelihood import log_prob
+from jkoflow.particles import Particles
+from jkoflow.runtime import Runtime
+from oracles.blocks import generator, points
+
+RUNTIME = Runtime(0, dtype=torch.float64)
+SEARCH = Search(rows=3000, tolerance=1e-3, most_components=16)
+
+
+def clusters(n_clusters: int) -> GaussianMixture:
+    angle = torch.arange(n_clusters, dtype=torch.float64) * 2 * torch.pi / n_clusters
+    centres = 4 * torch.stack([angle.cos(), angle.sin()], dim=1)
+    return GaussianMixture(torch.ones(n_clusters), centres, stds=0.4 * torch.ones(n_clusters))
+
+
+def state_of(train: torch.Tensor, validation: torch.Tensor) -> FitState:
+    return initial_state(StandardNormal(train.shape[1]), Particles(train), Particles(validation))
+
+
+def drawn(law: GaussianMixture | StandardNormal, n: int = 3000) -> FitState:
+    return state_of(law.sample(n, generator(1)), law.sample(1000, generator(2)))
+
+
+def test_clusters_are_counted_and_the_closed_flow_is_their_law() -> None:
+    law = clusters(4)
+    state = drawn(law)
+    closing = best_closing(state, RUNTIME, SEARCH)
+    assert closing.n_components == 4
+    after, step = close(closing, state, RUNTIME)
+    x = law.sample(500, generator(3))
+    assert float((log_prob(after.flow, x) - law.log_prob(x)).abs().mean()) < 0.1
+    assert after.nll == pytest.approx(closing.nll)
+    assert (step.info["finished_on"], step.info["components"]) == ("closed_form", 4)
+    assert (after.number, len(after.flow)) == (1, 1)
+    assert float(after.train.x.square().mean()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_normal_rows_are_whitened_at_most() -> None:
+    closing = best_closing(drawn(StandardNormal(3)), RUNTIME, SEARCH)
+    assert closing.n_components <= 1
+    scaled = state_of(3 * points(3000, 3), 3 * points(1000, 3, seed=5))
+    assert isinstance(best_closing(scaled, RUNTIME, SEARCH).block, AffineBlock)
+
+
+def test_few_rows_get_no_mixture() -> None:
+    law = clusters(4)
+    closing = best_closing(drawn(law, n=30), RUNTIME, SEARCH)
+    assert closing.n_components <= 1
+
+
+def test_search_stays_below_the_most_components() -> None:
+    state = drawn(clusters(8))
+    for most in (1, 2, 4, 16):
+        search = Search(rows=3000, tolerance=1e-3, most_components=most)
+        assert best_closing(state, RUNTIME, search).n_components <= most
+
+
+def test_closing_is_carried_on_with_rows_that_have_moved() -> None:
+    """EM starts at the optimum of the moved rows, where the block between is affine."""
+    law = clusters(4)
+    state = drawn(law)
+    before = best_closing(state, RUNTIME, SEARCH)
+    matrix = torch.tensor([[0.8, 0.3], [0.3, 1.1]], dtype=torch.float64)
+    block = AffineBlock(dim=2, matrix=matrix)
+    moved = state_of(block.push(state.train.x), block.push(state.validation.x))
+    after = best_closing(moved, RUNTIME, SEARCH, before=before)
+    shift = float(torch.linalg.slogdet(matrix)[1])
+    assert after.n_components == 4
+    assert after.nll == pytest.approx(before.nll + shift, abs=2e-3)
+
+
+def test_start_from_responsibilities_needs_no_luck() -> None:
+    """Those of the truth lead to the truth, in one iteration."""
+    law = clusters(8)
+    x = law.sample(4000, generator(1))
+    heights = -(x[:, None] - law.means).square().sum(-1) / (2 * 0.4**2)
+    block, found = mixture_of(Particles(x), 8, generator(0), responsibilities=heights.softmax(dim=1))
+    order = torch.cdist(block.means.double(), law.means).argmin(dim=1)
+    assert torch.equal(order, torch.arange(8))
+    torch.testing.assert_close(block.means, law.means, atol=0.06, rtol=0)
+    assert found.shape == (4000, 8)
+
+
+def test_with_a_context_the_mixture_is_one_given_it() -> None:
+    """x = ±2c + noise: no mixture of x alone knows the sign's centres."""
+    context = points(3000, 1, seed=3)
+    sign = torch.where(points(3000, 1, seed=4) > 0.3, 1.0, -1.0)
+    x = 2 * sign * context + 0.3 * points(3000, 1, seed=5)
+    state = initial_state(
+        StandardNormal(1), Particles(x[:2000], context[:2000]), Particles(x[2000:], context[2000:])
+    )
+    closing = best_closing(state, RUNTIME, SEARCH)
+    assert isinstance(closing.block, MixtureBlock)
+    assert closing.block.context_dim == 1
+    blind = best_closing(state_of(x[:2000], x[2000:]), RUNTIME, SEARCH)
+    assert closing.nll < blind.nll - 0.3
+
+
+def test_columns_of_any_scale_have_the_same_closing() -> None:
+    state = drawn(clusters(4))
+    scale = torch.tensor([1e-3, 50.0], dtype=torch.float64)
+    scaled = state_of(state.train.x * scale, state.validation.x * scale)
+    one, other = best_closing(state, RUNTIME, SEARCH), best_closing(scaled, RUNTIME, SEARCH)
+    assert other.n_components == one.n_components
+    assert other.nll == pytest.approx(one.nll + float(scale.log().sum()), abs=1e-6)
+
+
+def test_closing_by_nothing_is_the_flow_as_it_is() -> None:
+    state = drawn(clusters(4))
+    nothing = closing_by_nothing(state)
+    assert (nothing.block, nothing.n_components) == (None, 0)
+    assert nothing.nll == pytest.approx(state.nll)
+    assert Closing(None, 0, torch.tensor([1.0, 3.0])).nll == -2
