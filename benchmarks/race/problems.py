@@ -206,4 +206,4 @@ def _sources() -> Mapping[str, tuple[str | None, Loader]]:
 
 _SOURCES = _sources()
 FULL: Sequence[str] = tuple(_SOURCES)
-STANDARD: Sequence[str] = ("rose", "protein", "power", "miniboone", "posterior-eight_schools_noncentered")
+STANDARD: Sequence[str] = ("rose", "protein", "power", "posterior-eight_schools_noncentered", "miniboone")
