@@ -45,7 +45,20 @@ SHEAR = ((1.0, 0.9), (0.0, 0.45))
 COPIES_OFF = 1e-3
 UNTOUCHED = "untouched"
 TRUTH_ROWS = 40_000
-OPTIONS = {"budget": 12.0, "max_blocks": 6, "random_state": 0}
+OPTIONS = {
+    "gamma": {
+        "kind": "geometric",
+        "first": 0.01,
+        "growth": 3.0,
+        "cap": 1.0,
+        "stop_ratio": None,
+        "free_last": True,
+    },
+    "budget": 12.0,
+    "max_blocks": 6,
+    "random_state": 0,
+}
+"""Step sizes are given: automatic ones would be closed by a mixture at once, and leave no block to break."""
 
 
 def law(weights: Sequence[float] = WEIGHTS) -> GaussianMixture:

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
+    from jkoflow.blocks import AffineBlock, Block, MixtureBlock, NeuralODEBlock
     from jkoflow.config import Settings
     from jkoflow.data import Schema
     from jkoflow.errors import InputError, JKOFlowError, NumericalError, RunFolderError
@@ -31,6 +31,7 @@ __all__ = [
     "JKOFlow",
     "JKOFlowError",
     "Law",
+    "MixtureBlock",
     "Model",
     "NeuralODEBlock",
     "NumericalError",
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "blocks": ("AffineBlock", "Block", "NeuralODEBlock"),
+    "blocks": ("AffineBlock", "Block", "MixtureBlock", "NeuralODEBlock"),
     "config": ("Settings",),
     "data": ("Schema",),
     "errors": ("InputError", "JKOFlowError", "NumericalError", "RunFolderError"),
