@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jkoflow.blocks import AffineBlock
+from jkoflow.blocks import AffineBlock, NeuralODEBlock
 from jkoflow.errors import InputError
 from jkoflow.exact import AffineError, GaussianState, Quadratic, jko_step, transport_map
 from jkoflow.flow import Flow
@@ -27,7 +27,16 @@ from jkoflow.residual import (
     push_with_derivatives,
     pushed_score,
 )
-from oracles.blocks import DTYPES, autodiff_log_det, context_for, generator, make_block, points
+from jkoflow.residual.exact import rows_of_a_graph
+from oracles.blocks import (
+    DTYPES,
+    autodiff_log_det,
+    context_for,
+    generator,
+    make_block,
+    make_velocity,
+    points,
+)
 
 STEPPED = ("affine", "neural_ode", "neural_ode_steps", "neural_ode_context", "neural_ode_taper")
 
@@ -101,7 +110,6 @@ def test_rows_are_taken_in_parts(monkeypatch):
     flow, rows = Flow(StandardNormal(3), [block, make_block("neural_ode_steps")]), Particles(x)
     own = own_scores(flow, rows)
     monkeypatch.setattr("jkoflow.residual.exact._TANGENT_ENTRIES", 7 * 24)
-    monkeypatch.setattr("jkoflow.residual.own._TANGENT_ENTRIES", 7 * 24)
     torch.testing.assert_close(pushed_score(block, x, -x)[1], whole)
     for one, other in zip(own_scores(flow, rows), own, strict=True):
         torch.testing.assert_close(one, other)
@@ -242,3 +250,9 @@ def test_wrong_kernel_arguments_are_refused():
         kernel_score(x, x, variance=0.0)
     with pytest.raises(InputError, match="before"):
         kernel_residual(x[:3], x, gamma=1.0, base=StandardNormal(2))
+
+
+def test_rows_of_a_graph_fall_with_the_solver_steps() -> None:
+    one, many = (NeuralODEBlock(make_velocity(3), gamma=1.0, steps=steps) for steps in (1, 8))
+    assert rows_of_a_graph(many) == rows_of_a_graph(one) // 8
+    assert rows_of_a_graph(one) == rows_of_a_graph(make_block("affine", dim=3))

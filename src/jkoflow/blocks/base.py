@@ -81,6 +81,11 @@ class Block(nn.Module, ABC):
         """Whether the step has no transport term (gamma infinite)."""
         return math.isinf(self.gamma)
 
+    @property
+    def solver_steps(self) -> int:
+        """Steps whose intermediate numbers a graph of the map keeps; 1 where there is no solver."""
+        return 1
+
     def step_doubling_error(self, x: Tensor, context: Tensor | None = None) -> float:
         """Root mean square of T minus the block at twice the solver steps; 0 where there is no solver."""
         del x, context

@@ -112,6 +112,11 @@ class NeuralODEBlock(Block):
             active = improved & (best.error > goal) & (best.error <= least * before)
         return self._newton(best, y, context, goal)
 
+    @property
+    def solver_steps(self) -> int:
+        """Runge-Kutta steps."""
+        return self.steps
+
     @torch.no_grad()
     def step_doubling_error(self, x: Tensor, context: Tensor | None = None) -> float:
         """Root mean square distance between T and the same field at twice the steps, standardised units."""

@@ -20,10 +20,15 @@ from jkoflow.blocks import Block
 from jkoflow.particles import Particles
 from jkoflow.residual.pairs import StepPairs
 
-__all__ = ["Derivatives", "exact_residual", "push_with_derivatives", "pushed_score"]
+__all__ = ["Derivatives", "exact_residual", "push_with_derivatives", "pushed_score", "rows_of_a_graph"]
 
 _TANGENT_ENTRIES = 2**16
 """Rows are taken so many at once that all that a backward pass keeps stays below some 300 MB."""
+
+
+def rows_of_a_graph(block: Block) -> int:
+    """Rows whose graph through the image and the log-determinant is small, whatever the solver's steps."""
+    return max(1, _TANGENT_ENTRIES // (block.dim * max(8, block.dim) * block.solver_steps))
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Derivatives:
 
 def push_with_derivatives(block: Block, x: Tensor, context: Tensor | None = None) -> Derivatives:
     """T(x), ∇T(x) and ∇log|det ∇T(x)|, by one forward pass and d + 1 backward ones."""
-    size = max(1, _TANGENT_ENTRIES // (block.dim * max(8, block.dim)))
-    parts = [_derivatives(block, part) for part in Particles(x.detach(), context).chunks(size)]
+    rows = Particles(x.detach(), context)
+    parts = [_derivatives(block, part) for part in rows.chunks(rows_of_a_graph(block))]
     return Derivatives(
         torch.cat([part.image for part in parts]),
         torch.cat([part.jacobian for part in parts]),

@@ -19,11 +19,10 @@ from torch import Tensor
 from jkoflow.blocks import Block
 from jkoflow.flow import Flow
 from jkoflow.particles import Particles
+from jkoflow.residual.exact import rows_of_a_graph
 from jkoflow.residual.pairs import StepPairs, potential_gradient
 
 __all__ = ["own_residual", "own_scores"]
-
-_TANGENT_ENTRIES = 2**16
 
 
 def own_scores(flow: Flow, rows: Particles) -> list[Tensor]:
@@ -44,7 +43,7 @@ def own_scores(flow: Flow, rows: Particles) -> list[Tensor]:
 
 def _pulled_score(block: Block, rows: Particles, score: Tensor) -> Tensor:
     """∇log q_{n-1} at rows of level n - 1, from ∇log q_n at their images: one backward pass."""
-    size, pulled = max(1, _TANGENT_ENTRIES // (block.dim * max(8, block.dim))), torch.empty_like(score)
+    size, pulled = rows_of_a_graph(block), torch.empty_like(score)
     for start in range(0, len(rows), size):
         part = rows.rows(slice(start, start + size))
         at = part.x.clone().requires_grad_()
