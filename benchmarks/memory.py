@@ -50,7 +50,7 @@ def progressive_fit(x: torch.Tensor, n_blocks: int, updates: int) -> FitState:
         schedule=Schedule((STEP_SIZE,) * n_blocks),
         trainer=trainer,
         runtime=Runtime(seed=0),
-        keep_if_better=False,
+        keep=None,
     )
     for after, _ in fold:
         state = after

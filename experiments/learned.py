@@ -56,7 +56,7 @@ def train_on_law(
     state = initial_state(StandardNormal(law.dim), Particles(train), Particles(validation))
     started, steps = time.process_time(), []
     for after, step in proximal_fold(
-        state, schedule=schedule, trainer=trainer, runtime=Runtime(seed), keep_if_better=False
+        state, schedule=schedule, trainer=trainer, runtime=Runtime(seed), keep=None
     ):
         state = after
         steps.append({**step.info, "cpu_seconds_so_far": time.process_time() - started})

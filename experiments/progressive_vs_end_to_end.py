@@ -106,7 +106,7 @@ def train_in_turn(
         schedule=Schedule(tuple(gammas)),
         trainer=trainer,
         runtime=runtime,
-        keep_if_better=False,
+        keep=None,
         stop=lambda number: lambda phase, done: stop(number),
     ):
         flow = after.flow

@@ -73,7 +73,7 @@ def test_gaussian_oracle(dim: int, gamma: float) -> None:
     state = initial_state(StandardNormal(dim), train, gaussian_particles(1000, dim, torch.float32, seed=1))
     before = state.train.x
     for after, _ in proximal_fold(
-        state, schedule=Schedule((gamma, gamma)), trainer=trainer, runtime=Runtime(0), keep_if_better=False
+        state, schedule=Schedule((gamma, gamma)), trainer=trainer, runtime=Runtime(0), keep=None
     ):
         mean_error, deviation_error = moment_errors(before.double(), after.train.x.double(), gamma)
         assert mean_error <= 0.03

@@ -98,7 +98,7 @@ def test_a_contender_is_a_density(
     assert (check is not None) == is_integral
     assert check is None or 0 < check < 1e-3
     assert (evaluations is not None) == (is_integral or name == "ours")
-    assert evaluations is None or evaluations >= 1
+    assert evaluations is None or evaluations >= (0 if name == "ours" else 1), "ours may be a closing alone"
     assert contender.SETTINGS_TRIED is None or contender.SETTINGS_TRIED >= 1
 
 

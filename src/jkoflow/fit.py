@@ -60,6 +60,7 @@ class FitState:
         number: Steps taken, the dropped ones included.
         moved: Step size and mean distance moved, standardised units, of each finite step in the flow.
         finished: Whether the stop rule has ended the fit.
+        judged: The flow that the held-out rows may judge, where `flow` itself was fitted on them.
     """
 
     flow: Flow
@@ -70,6 +71,7 @@ class FitState:
     number: int = 0
     moved: tuple[tuple[float, float], ...] = ()
     finished: bool = False
+    judged: Flow | None = None
 
     @property
     def held_out_log_prob(self) -> Tensor:

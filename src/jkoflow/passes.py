@@ -137,7 +137,7 @@ def _one_pass(
         taken=blocks,
         round_number=number,
     )
-    where = {"round": number, "planned": last + 1}
+    where = {"round": number, "planned": last}
     for taken_before, (state, step) in enumerate(fold, start=1):
         yield state, TakenStep(step.block, {**step.info, **where, **closings.to_dict()})
         drops = 0 if step.block is not None else drops + 1
@@ -148,7 +148,7 @@ def _one_pass(
         yield state, step
     elif (closing := closings.careful(state)).block is not None:
         state, step = close(closing, state, runtime)
-        yield state, TakenStep(step.block, {**step.info, **where})
+        yield state, TakenStep(step.block, {**step.info, **where, "planned": state.number})
 
 
 def _taken_again(done: TakenStep, state: FitState, runtime: Runtime) -> tuple[FitState, TakenStep]:

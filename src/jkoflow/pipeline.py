@@ -253,8 +253,7 @@ def fit_table(
         taken=taken,
     ):
         flow = state.flow
-        if "fitted_on" not in step.info:  # a step that is fitted on validation rows is not judged by them
-            judged_flow = flow
+        judged_flow = flow if state.judged is None else state.judged
         record = _record(state, step, schema, stopwatch)
         steps.append(record)
         if run is not None and len(steps) > len(taken):

@@ -104,7 +104,7 @@ def _automatic(
         yield after, step
     gain = after.held_out_log_prob - whitened.held_out_log_prob
     if not is_significant(gain, standard_errors=_FLOW_STANDARD_ERRORS):
-        again = replace(state, number=after.number, nll=whitened.nll)
+        again = replace(state, number=after.number, nll=whitened.nll, judged=whitened.flow)
         alone, last = gaussian_step_on_all_rows(again, runtime, first.info["covariance"])
         yield alone, TakenStep(last.block, {**last.info, "planned": alone.number})
 
