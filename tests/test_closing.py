@@ -116,6 +116,28 @@ def test_columns_of_any_scale_have_the_same_closing() -> None:
     assert other.nll == pytest.approx(one.nll + float(scale.log().sum()), abs=1e-6)
 
 
+def test_many_columns_leave_no_time_for_a_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = drawn(clusters(4))
+    monkeypatch.setattr("jkoflow.closing._MOST_PRODUCTS", 2.5 * 3000 * 2**2)
+    assert best_closing(state, RUNTIME, SEARCH).n_components == 2
+    monkeypatch.setattr("jkoflow.closing._MOST_PRODUCTS", 1.5 * 3000 * 2**2)
+    assert best_closing(state, RUNTIME, SEARCH).n_components <= 1
+
+
+def test_mixture_that_is_not_found_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(rows: Particles, n_components: int, *rest: object, **more: object) -> object:
+        if n_components > 2:
+            raise ValueError("Fitting the mixture model failed")
+        return mixture_of(rows, n_components, generator(0))
+
+    monkeypatch.setattr("jkoflow.closing.mixture_of", failing)
+    assert best_closing(drawn(clusters(2)), RUNTIME, SEARCH).n_components == 2
+
+
+def test_closing_whose_density_is_no_number_is_the_worst() -> None:
+    assert Closing(None, 0, torch.tensor([1.0, float("nan")])).nll == float("inf")
+
+
 def test_closing_by_nothing_is_the_flow_as_it_is() -> None:
     state = drawn(clusters(4))
     nothing = closing_by_nothing(state)

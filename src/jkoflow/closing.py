@@ -14,6 +14,7 @@ is ours.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,8 @@ __all__ = [
 
 _FEWEST, FIRST_COMPONENTS = 2, 8
 _ROWS_PER_COMPONENT = 20
+_MOST_PRODUCTS = 2e9
+"""Of an iteration of EM: rows × components × columns²; about a second."""
 _RELATIVE_FLOOR = 1e-6
 """Least variance in any direction that EM may settle on, over that of the columns."""
 _ITERATIONS = 100
@@ -85,8 +88,9 @@ class Closing:
 
     @property
     def nll(self) -> float:
-        """Held-out NLL of the closed flow, nats."""
-        return -float(self.log_prob.mean())
+        """Held-out NLL of the closed flow, nats; infinite where it is no number."""
+        nll = -float(self.log_prob.mean())
+        return math.inf if math.isnan(nll) else nll
 
 
 def mixture_of(
@@ -182,23 +186,26 @@ def best_closing(
     part = replace(_judged_part(state), train=state.train.rows(slice(0, search.rows)))
     whitened, _, whitening, _ = judged_whitening(part, runtime)
     plain = [closing_by_nothing(state), Closing(whitening, 1, whitened.held_out_log_prob)]
-    most = min(search.most_components, len(part.train) // _ROWS_PER_COMPONENT)
+    most = min(search.most_components, _most_components(part.train))
 
     def at(number: int, responsibilities: Tensor | None = None) -> Closing:
-        block, found = mixture_of(
-            part.train,
-            number,
-            runtime.stream("closing", state.number, number),
-            tolerance=search.tolerance,
-            responsibilities=responsibilities,
-        )
+        try:
+            block, found = mixture_of(
+                part.train,
+                number,
+                runtime.stream("closing", state.number, number),
+                tolerance=search.tolerance,
+                responsibilities=responsibilities,
+            )
+        except ValueError:  # EM came to a component without rows: so many are no choice
+            return Closing(None, number, torch.full_like(part.log_det, -math.inf))
         block = block.to(device=runtime.device, dtype=runtime.dtype)
         return Closing(block, number, judge_block(part, block, runtime)[0].held_out_log_prob, found)
 
     def climbed(best: Closing, factor: float) -> Closing:
         while _FEWEST <= (number := int(best.n_components * factor)) <= most:
             following = at(number)
-            if following.nll >= best.nll:
+            if following.nll >= best.nll < math.inf:
                 break
             best = following
         return best
@@ -215,6 +222,12 @@ def best_closing(
     if best is first:
         best = climbed(first, 0.5)
     return min(*plain, best, key=lambda closing: closing.nll)
+
+
+def _most_components(rows: Particles) -> int:
+    """As many as rows can be told apart by, in a time that does not grow with the columns."""
+    dim = rows.dim + rows.context_dim
+    return min(len(rows) // _ROWS_PER_COMPONENT, int(_MOST_PRODUCTS / (len(rows) * dim**2)))
 
 
 def closing_by_nothing(state: FitState) -> Closing:
