@@ -219,7 +219,7 @@ def best_closing(
         return min(plain, key=lambda closing: closing.nll)
     first = at(number, carried) if number <= most else at(most)
     best = climbed(first, 2)
-    if best is first:
+    if best is first or math.isinf(best.nll):
         best = climbed(first, 0.5)
     return min(*plain, best, key=lambda closing: closing.nll)
 
