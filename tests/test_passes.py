@@ -18,6 +18,7 @@ from jkoflow.passes import closed_passes
 from jkoflow.pilot import Pilot
 from jkoflow.runtime import Runtime
 from oracles.blocks import generator, points
+from oracles.clocks import Clock
 from oracles.quick_training import make_training_quick
 
 Steps = list[tuple[FitState, TakenStep]]
@@ -90,17 +91,6 @@ def test_flow_has_at_most_so_many_blocks_with_its_closings(max_blocks: int) -> N
     assert len(final.flow) <= max_blocks
     if max_blocks == 1:
         assert not any(isinstance(block, NeuralODEBlock) for block in final.flow)
-
-
-class Clock:
-    """CPU-seconds that pass at every look."""
-
-    def __init__(self, tick: float) -> None:
-        self.now, self.tick = 0.0, tick
-
-    def __call__(self) -> float:
-        self.now += self.tick
-        return self.now
 
 
 def test_searches_under_a_budget_are_recorded_and_replayed() -> None:

@@ -21,6 +21,7 @@ from jkoflow.runtime import Runtime
 from jkoflow.schedule import reparametrise
 from jkoflow.training import train_flow
 from oracles.blocks import points
+from oracles.clocks import Clock
 from oracles.quick_training import make_training_quick
 from oracles.trainers import gaussian_particles, restored
 
@@ -255,17 +256,6 @@ def test_reparametrisation_survives_dropped_blocks(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(FITS, "adaptive", {"gamma": {**ADAPTIVE, "rounds": 2}, "max_blocks": 3})
     steps = run("adaptive")
     assert all(step.block is None for _, step in steps if step.info["round"] >= 0)
-
-
-class Clock:
-    """CPU-seconds that pass at every look."""
-
-    def __init__(self, tick: float) -> None:
-        self.now, self.tick = 0.0, tick
-
-    def __call__(self) -> float:
-        self.now += self.tick
-        return self.now
 
 
 @pytest.mark.usefixtures("quick")

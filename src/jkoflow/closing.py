@@ -26,7 +26,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from jkoflow.blocks import Block, MixtureBlock
-from jkoflow.fit import FitState, TakenStep, closed_form_record, judge_block, take_block
+from jkoflow.fit import FitState, TakenStep, closed_form_record, judge_block, take_closed_form
 from jkoflow.gaussian_step import judged_whitening
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime
@@ -211,10 +211,7 @@ def best_closing(
         return best
 
     carried = None if before is None else before.responsibilities
-    if before is None:
-        number = FIRST_COMPONENTS
-    else:
-        number = max(_FEWEST, before.n_components)
+    number = FIRST_COMPONENTS if before is None else max(_FEWEST, before.n_components)
     if most < _FEWEST:
         return min(plain, key=lambda closing: closing.nll)
     first = at(number, carried) if number <= most else at(most)
@@ -250,8 +247,7 @@ def close(closing: Closing, state: FitState, runtime: Runtime) -> tuple[FitState
         runtime: Device, dtype, seed.
     """
     assert closing.block is not None
-    after, info = take_block(state, closing.block, runtime)
-    after = replace(after, number=state.number + 1, moved=())
+    after, info = take_closed_form(state, closing.block, runtime)
     return after, TakenStep(
         closing.block, closed_form_record(info, after.number, components=closing.n_components)
     )

@@ -41,6 +41,7 @@ __all__ = [
     "judge_block",
     "proximal_fold",
     "take_block",
+    "take_closed_form",
 ]
 
 StepInfo = dict[str, Any]
@@ -102,6 +103,12 @@ def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitStat
     """The state after `block`, and its held-out loss terms, transport and NLL."""
     judged, info = judge_block(state, block, runtime)
     return replace(judged, train=state.train.map(block.push)), info
+
+
+def take_closed_form(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:
+    """As `take_block`, for a step outside of any schedule: numbered as the next, distances start anew."""
+    after, info = take_block(state, block, runtime)
+    return replace(after, number=state.number + 1, moved=()), info
 
 
 def judge_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:

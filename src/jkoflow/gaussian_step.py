@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
-from jkoflow.fit import FitState, StepInfo, TakenStep, closed_form_record, judge_block, take_block
+from jkoflow.fit import FitState, StepInfo, TakenStep, closed_form_record, judge_block, take_closed_form
 from jkoflow.moments import Moments
 from jkoflow.runtime import Runtime
 
@@ -57,16 +57,15 @@ def gaussian_step_on_all_rows(
     """
     candidates = _whitenings(Moments.of(state.train.x, state.validation.x), runtime)
     block = candidates.get(covariance, candidates["shrunk"])
-    after, info = take_block(state, block, runtime)
-    number = state.number + 1
+    after, info = take_closed_form(state, block, runtime)
     unknown = dict.fromkeys(("held_out_nll_se_nats", "gain_nats", "gain_se_nats"))
     record = closed_form_record(
         {**info, **unknown, "held_out_nll_nats": state.nll},
-        number,
+        after.number,
         covariance=covariance,
         fitted_on="training and validation rows",
     )
-    return replace(after, number=number, moved=(), nll=state.nll), TakenStep(block, record)
+    return replace(after, nll=state.nll), TakenStep(block, record)
 
 
 def _whitenings(moments: Moments, runtime: Runtime) -> dict[str, AffineBlock]:

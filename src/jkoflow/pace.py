@@ -26,7 +26,7 @@ _LEAST_SHARE = 0.5
 """Of what is left, and of a block's share, that goes into updates whatever it costs beside them: a flow that
 runs out of time before its last blocks is closed, and better than one of untrained blocks."""
 _FREE_CHECKS = 2
-"""Times what the block before cost beside its updates: held back for the last, free block, whose solver steps
+"""Times what a block costs beside its updates: held back for the last block, whose solver steps
 and inverse take longest to settle."""
 _LEAST_UPDATES = 2500
 """Of a block, below which a budget trains fewer blocks instead."""

@@ -25,7 +25,7 @@ from jkoflow.closing import (
     mixture_of,
 )
 from jkoflow.config import Settings
-from jkoflow.fit import FitState, TakenStep, is_significant, proximal_fold, take_block
+from jkoflow.fit import FitState, TakenStep, is_significant, proximal_fold, take_closed_form
 from jkoflow.pace import Pace, affordable_blocks, paced_trainer
 from jkoflow.pilot import Pilot
 from jkoflow.proximal import DispatchedTrainer
@@ -144,18 +144,11 @@ def _one_pass(
         if drops == _DROPS or (closed and taken_before == len(blocks)):
             break
     if closed:
-        state, step = _taken_again(closed[0], state, runtime)
-        yield state, step
+        assert closed[0].block is not None
+        yield take_closed_form(state, closed[0].block, runtime)[0], closed[0]
     elif (closing := closings.careful(state)).block is not None:
         state, step = close(closing, state, runtime)
         yield state, TakenStep(step.block, {**step.info, **where, "planned": state.number})
-
-
-def _taken_again(done: TakenStep, state: FitState, runtime: Runtime) -> tuple[FitState, TakenStep]:
-    """The state after a closing on record."""
-    assert done.block is not None
-    after, _ = take_block(state, done.block, runtime)
-    return replace(after, number=state.number + 1, moved=()), done
 
 
 def _scouting(state: FitState, number: int, runtime: Runtime, decisions: Decisions) -> tuple[Search, float]:

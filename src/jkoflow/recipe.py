@@ -56,7 +56,7 @@ def updates_per_block(n_rows: int) -> int:
 
 
 def batch_of(n_rows: int) -> int:
-    """Rows of one update: a quarter of the table, within 128 and 512."""
+    """Rows of one update: a quarter of the table, within 128 and 384."""
     low, high = BATCHES
     return min(max(n_rows // 4, low), high)
 
