@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from jkoflow.descent import Descent, DescentSettings, descend
 from jkoflow.errors import NumericalError
@@ -80,6 +82,44 @@ def test_rate_warms_up_and_falls_as_a_cosine() -> None:
         cosine = (1 + math.cos(math.pi * i / 200)) / 2
         expected = 0.1 * min(1, (i + 1) / 50) * (0.02 + 0.98 * cosine)
         assert rate == pytest.approx(expected, rel=1e-5)
+
+
+def test_updates_are_those_of_adam_with_clipped_gradients() -> None:
+    """Against torch's own Adam and clipping, over two layers."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    reference = copy.deepcopy(module)
+    x = torch.randn(40, 2, dtype=torch.float64)
+    scales = iter([1.0, 100.0] * 15)
+
+    def loss_of(network: nn.Module, scale: float) -> Tensor:
+        return scale * (network(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+    def loss() -> Tensor:
+        return loss_of(module, next(scales))
+
+    judged = []
+
+    def evaluate() -> float:
+        judged.append(parameters_to_vector(module.parameters()).detach().clone())
+        return -float(len(judged))
+
+    descend(
+        module, loss=loss, evaluate=evaluate, settings=DescentSettings(30, 1, 0.1, checkpoints=30), block=1
+    )
+    optimiser = torch.optim.Adam(reference.parameters(), lr=0.1)
+    average = None
+    for update in range(30):
+        for group in optimiser.param_groups:
+            cosine = (1 + math.cos(math.pi * update / 30)) / 2
+            group["lr"] = 0.1 * (update + 1) / 50 * (0.02 + 0.98 * cosine)
+        optimiser.zero_grad()
+        loss_of(reference, [1.0, 100.0][update % 2]).backward()
+        nn.utils.clip_grad_norm_(reference.parameters(), 5.0)
+        optimiser.step()
+        now = parameters_to_vector(reference.parameters()).detach()
+        average = now.clone() if average is None else 0.98 * average + 0.02 * now
+        torch.testing.assert_close(judged[update + 1], average, atol=1e-11, rtol=1e-9)
 
 
 def test_weights_that_are_judged_and_kept_are_the_moving_average() -> None:

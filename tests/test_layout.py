@@ -54,6 +54,7 @@ ORDER = (
     "proximal",
     "fit",
     "gaussian_step",
+    "expectation_maximisation",
     "closing",
     "recipe",
     "pilot",

@@ -85,19 +85,20 @@ def test_without_a_budget_no_clock_is_read() -> None:
 
 
 def test_under_a_budget_the_search_has_a_quarter() -> None:
-    """The clock ticks at every look: two for each of three rehearsals, one for a fit that is cut off."""
+    """The clock ticks at every look: two for each of seven rehearsals, one for a fit that is cut off."""
     times = iter(range(10_000))
     decisions = Decisions(budget=40.0, clock=lambda: float(next(times)))
     timed_pilot(correlated_state(), SETTINGS, RUNTIME, decisions)
-    assert decisions.used() < 40 * 0.25 * 1.6 + 6 + 2 * len(FEATURES)
+    assert decisions.used() < 40 * 0.25 * 1.6 + 14 + 2 * len(FEATURES)
 
 
 def test_an_update_is_timed_without_what_surrounds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starts of 20, 20 and 80 updates that take 7 seconds each and half a second for an update."""
-    clock = [0.0]
+    """Starts take 7 seconds each and half a second for an update; the third of them is interrupted."""
+    clock, starts = [0.0], [0]
 
     def warm_start(*of: object, settings: DescentSettings, **rest: object) -> Descent:
-        clock[0] += 7 + settings.updates / 2
+        starts[0] += 1
+        clock[0] += 7 + settings.updates / 2 + 100 * (starts[0] == 3)
         return Descent(settings.updates, settings.updates, 1.0, 1.0, 0)
 
     monkeypatch.setattr(proximal, "warm_start", warm_start)

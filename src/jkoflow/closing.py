@@ -8,8 +8,7 @@ steps that are still to come. So a block is worth its place where it lowers the 
 *closed* after it.
 
 Source: eq. (25) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, at gamma = infinity over this family of
-maps; Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39(1), for EM, which is scikit-learn's. The closing
-is ours.
+maps. The closing is ours.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from jkoflow.blocks import Block, MixtureBlock
+from jkoflow.expectation_maximisation import maximise_likelihood
 from jkoflow.fit import FitState, TakenStep, closed_form_record, judge_block, take_closed_form
 from jkoflow.gaussian_step import judged_whitening
 from jkoflow.particles import Particles
@@ -44,15 +43,13 @@ __all__ = [
 
 _FEWEST, FIRST_COMPONENTS = 2, 8
 _ROWS_PER_COMPONENT = 20
-_MOST_PRODUCTS = 2e9
+_MOST_PRODUCTS = 1e10
 """Of an iteration of EM: rows × components × columns²; about a second."""
 _RELATIVE_FLOOR = 1e-6
 """Least variance in any direction that EM may settle on, over that of the columns."""
 _ITERATIONS = 100
-_SMALLEST_SIZE = 1e-6
-"""Of a component, rows."""
-
-Reals = npt.NDArray[np.float64]
+_CLUSTERED_ROWS, _CLUSTERING_ITERATIONS = 8000, 20
+"""Of k-means, where EM starts."""
 
 
 @dataclass(frozen=True)
@@ -114,55 +111,30 @@ def mixture_of(
         The map, float64, and the responsibilities, float32, shape `(n, K)`.
     """
     x = rows.x if rows.context is None else torch.cat([rows.context, rows.x], dim=1)
-    scale = x.double().std(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
-    z = (x.double() / scale).cpu().numpy()
-    start = (
-        {} if responsibilities is None else _maximised(z, responsibilities[: len(z)].double().cpu().numpy())
-    )
-    mixture = GaussianMixture(
-        n_components,
-        reg_covar=_RELATIVE_FLOOR,
-        max_iter=_ITERATIONS,
-        tol=tolerance,
-        random_state=int(torch.randint(2**31, (1,), generator=generator)),
-        **start,
-    )
-    with warnings.catch_warnings():  # a mixture that could still be improved is one like any other
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        mixture.fit(z)
-    weights, means, covariances = (
-        torch.as_tensor(values, device=x.device)
-        for values in (mixture.weights_, mixture.means_, mixture.covariances_)
+    x = x.double()
+    centre, scale = x.mean(dim=0), x.std(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    z = (x - centre) / scale
+    start = _clustered(z, n_components, generator) if responsibilities is None else responsibilities
+    mixture, found = maximise_likelihood(
+        z, start[: len(z)].to(z), tolerance=tolerance, most_iterations=_ITERATIONS, floor=_RELATIVE_FLOOR
     )
     block = MixtureBlock.of(
-        weights, means * scale, covariances * scale * scale[:, None], context_dim=rows.context_dim
+        mixture.weights,
+        centre + mixture.means * scale,
+        mixture.covariances * scale * scale[:, None],
+        context_dim=rows.context_dim,
     )
-    return block, torch.as_tensor(mixture.predict_proba(z), dtype=torch.float32)
+    return block, found
 
 
-def _maximised(z: Reals, responsibilities: Reals) -> dict[str, Reals]:
-    """The step M of EM, of the first rows: what a mixture starts from."""
-    z = z[: len(responsibilities)]
-    size = responsibilities.sum(axis=0) + _SMALLEST_SIZE
-    means = responsibilities.T @ z / size[:, None]
-    floor = _RELATIVE_FLOOR * np.eye(z.shape[1])
-    covariances = [
-        ((z - mean).T * share) @ (z - mean) / total + floor
-        for mean, share, total in zip(means, responsibilities.T, size, strict=True)
-    ]
-    return {
-        "weights_init": size / size.sum(),
-        "means_init": means,
-        "precisions_init": _inverses(np.stack(covariances)),
-    }
-
-
-def _inverses(covariances: Reals) -> Reals:
-    """Symmetric to the last bit and positive definite, whatever their condition."""
-    values, vectors = np.linalg.eigh(covariances)
-    floor = np.maximum(_RELATIVE_FLOOR, 1e-12 * values[:, -1:])
-    inverse = np.einsum("kij,kj,klj->kil", vectors, 1 / np.maximum(values, floor), vectors)
-    return np.asarray((inverse + inverse.transpose(0, 2, 1)) / 2)
+def _clustered(z: Tensor, n_components: int, generator: torch.Generator) -> Tensor:
+    """Who is whose among the first rows by k-means, shape `(m, K)`."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    clusters = KMeans(n_components, n_init=1, max_iter=_CLUSTERING_ITERATIONS, random_state=seed)
+    with warnings.catch_warnings():  # clusters that could still be improved are a start like any other
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = clusters.fit_predict(z[:_CLUSTERED_ROWS].cpu().numpy())
+    return one_hot(torch.as_tensor(labels, device=z.device).long(), n_components)
 
 
 def best_closing(
@@ -197,7 +169,7 @@ def best_closing(
                 tolerance=search.tolerance,
                 responsibilities=responsibilities,
             )
-        except ValueError:  # EM came to a component without rows: so many are no choice
+        except ValueError:  # EM came to a component of no width: so many are no choice
             return Closing(None, number, torch.full_like(part.log_det, -math.inf))
         block = block.to(device=runtime.device, dtype=runtime.dtype)
         return Closing(block, number, judge_block(part, block, runtime)[0].held_out_log_prob, found)

@@ -2,20 +2,21 @@ r"""Stochastic descent on a block's parameters: Adam, a cosine rate, averaged we
 
     rate(i) = rate_0 min(1, (i+1)/warm_up) (f + (1-f) (1 + cos(pi i/updates))/2)
 
-The weights that are judged and kept are an exponential moving average (Polyak & Juditsky 1992). No decision
-reads a clock; a budget is asked, at checkpoints only, through `stop`.
+The weights that are judged and kept are an exponential moving average (Polyak & Juditsky 1992). All of them
+are one vector, so that an update is a dozen passes over it, whatever the number of layers. No decision reads
+a clock; a budget is asked, at checkpoints only, through `stop`.
+
+Source of the update: Kingma & Ba (2015), arXiv 1412.6980, algorithm 1.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jkoflow.errors import NumericalError
 
@@ -23,7 +24,10 @@ __all__ = ["Descent", "DescentSettings", "descend"]
 
 _FINAL_FRACTION = 0.02
 _WARM_UP = 50
-_AVERAGE_DECAY = 0.98
+_AVERAGE_SHARE = 0.02
+"""Of the newest weights in the average."""
+_FIRST_DECAY, _SECOND_DECAY, _LEAST_DENOMINATOR = 0.9, 0.999, 1e-8
+"""Adam's, as published."""
 _LARGEST_GRADIENT = 5.0
 _RETRY_FACTOR = 0.3
 
@@ -71,9 +75,58 @@ class Descent:
 class _DivergedError(Exception):
     """The loss or the held-out value is no longer finite; what was good until then is kept."""
 
-    def __init__(self, kept: Descent, good: dict[str, Tensor]) -> None:
+    def __init__(self, kept: Descent, good: Tensor) -> None:
         super().__init__(kept.updates)
         self.kept, self.good = kept, good
+
+
+class _Weights:
+    """What a module trains, as one vector.
+
+    Arguments:
+        module: It follows what is written.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self._sizes = [p.numel() for p in self._parameters]
+
+    def read(self) -> Tensor:
+        """A copy of the module's own."""
+        return torch.cat([p.detach().reshape(-1) for p in self._parameters])
+
+    @torch.no_grad()
+    def write(self, vector: Tensor) -> None:
+        """Give the module these."""
+        for parameter, part in zip(self._parameters, torch.split(vector, self._sizes), strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+    def gradient(self, value: Tensor) -> Tensor:
+        """Of `value`, zero where it does not depend on a weight; no longer than `_LARGEST_GRADIENT`."""
+        parts = torch.autograd.grad(value, self._parameters, allow_unused=True, materialize_grads=True)
+        whole = torch.cat([part.reshape(-1) for part in parts])
+        return whole.mul_((_LARGEST_GRADIENT / (whole.norm() + 1e-6)).clamp_(max=1.0))
+
+
+class _Adam:
+    """Adam's moments.
+
+    Arguments:
+        like: The vector that is to be updated.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._first, self._second, self._updates = torch.zeros_like(like), torch.zeros_like(like), 0
+
+    def update(self, weights: Tensor, gradient: Tensor, rate: float) -> None:
+        """Move `weights` in place."""
+        self._updates += 1
+        self._first.lerp_(gradient, 1 - _FIRST_DECAY)
+        self._second.mul_(_SECOND_DECAY).addcmul_(gradient, gradient, value=1 - _SECOND_DECAY)
+        unbias_first = 1 - _FIRST_DECAY**self._updates
+        unbias_second = 1 - _SECOND_DECAY**self._updates
+        spread = self._second.sqrt().mul_(unbias_second**-0.5).add_(_LEAST_DENOMINATOR)
+        weights.addcdiv_(self._first, spread, value=-rate / unbias_first)
 
 
 def descend(
@@ -99,19 +152,19 @@ def descend(
         NumericalError: The numbers left R at every rate that was tried.
     """
     first = evaluate()
-    good = copy.deepcopy(module.state_dict())
+    weights = _Weights(module)
+    good = weights.read()
     kept = Descent(0, 0, first, first if math.isfinite(first) else math.inf, 0)
     rate = settings.learning_rate
     for attempt in range(settings.retries + 1):
         try:
-            kept, good = _attempt(module, loss, evaluate, settings, rate, stop, kept, good)
+            kept, good = _attempt(weights, loss, evaluate, settings, rate, stop, kept, good)
         except _DivergedError as failure:
             kept, good = failure.kept, failure.good
-            module.load_state_dict(good)
+            weights.write(good)
             rate *= _RETRY_FACTOR
             continue
-        module.load_state_dict(good)
-        module.zero_grad(set_to_none=True)
+        weights.write(good)
         return Descent(kept.updates, kept.best_update, first, kept.best, attempt)
     raise NumericalError(
         f"training diverged {settings.retries + 1} times, last at rate {rate / _RETRY_FACTOR:.1e}",
@@ -122,39 +175,34 @@ def descend(
 
 
 def _attempt(
-    module: nn.Module,
+    weights: _Weights,
     loss: Callable[[], Tensor],
     evaluate: Callable[[], float],
     settings: DescentSettings,
     rate: float,
     stop: Callable[[int], bool],
     kept: Descent,
-    good: dict[str, Tensor],
-) -> tuple[Descent, dict[str, Tensor]]:
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=rate, fused=parameters[0].device.type == "cpu" or None)
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE_DECAY))  # type: ignore[no-untyped-call]  # torch
+    good: Tensor,
+) -> tuple[Descent, Tensor]:
+    current = weights.read()
+    adam, average = _Adam(current), current.clone()
     every = max(1, settings.updates // settings.checkpoints)
     best, best_update, waited, seen = kept.best, kept.best_update, 0, torch.zeros(())
     for update in range(1, settings.updates + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = rate * _relative_rate(update - 1, settings.updates)
-        optimiser.zero_grad(set_to_none=True)
         value = loss()
-        torch.autograd.backward(value)
-        nn.utils.clip_grad_norm_(parameters, _LARGEST_GRADIENT)
-        optimiser.step()
-        average.update_parameters(module)
+        adam.update(current, weights.gradient(value), rate * _relative_rate(update - 1, settings.updates))
+        weights.write(current)
+        average.lerp_(current, 1.0 if update == 1 else _AVERAGE_SHARE)
         seen = seen + value.detach()
         if update % every and update != settings.updates:
             continue
-        current = _evaluate_average(module, average, evaluate)
-        if not (math.isfinite(float(seen)) and math.isfinite(current)):
+        held_out = _evaluate_at(average, weights, evaluate)
+        weights.write(current)
+        if not (math.isfinite(float(seen)) and math.isfinite(held_out)):
             raise _DivergedError(Descent(update, best_update, kept.first, best, 0), good)
         waited += 1
-        if current < best:
-            best, best_update, waited = current, update, 0
-            good = copy.deepcopy(average.module.state_dict())
+        if held_out < best:
+            best, best_update, waited, good = held_out, update, 0, average.clone()
         if waited >= settings.patience or stop(update):
             break
     return Descent(update, best_update, kept.first, best, 0), good
@@ -165,11 +213,8 @@ def _relative_rate(update: int, updates: int) -> float:
     return min(1.0, (update + 1) / _WARM_UP) * (_FINAL_FRACTION + (1 - _FINAL_FRACTION) * cosine)
 
 
-def _evaluate_average(module: nn.Module, average: AveragedModel, evaluate: Callable[[], float]) -> float:
-    """The held-out value at the averaged weights; the module's own are put back."""
-    current = copy.deepcopy(module.state_dict())
-    module.load_state_dict(average.module.state_dict())
-    with torch.no_grad():
-        value = evaluate()
-    module.load_state_dict(current)
-    return value
+@torch.no_grad()
+def _evaluate_at(vector: Tensor, weights: _Weights, evaluate: Callable[[], float]) -> float:
+    """The held-out value there; the module keeps these weights."""
+    weights.write(vector)
+    return evaluate()

@@ -19,19 +19,20 @@ from jkoflow.step import Step
 
 __all__ = ["Pace", "affordable_blocks", "paced_trainer"]
 
-_MOST_UPDATES = 20_000
-_SHARE = 0.9
-"""Of a block's share of the time: the rest is for held-out rows and solver steps."""
+_FEWEST_UPDATES, _MOST_UPDATES = 20, 20_000
+_SHARE = 0.95
+"""Of a block's share of the time: the rest is for what cannot be foreseen."""
+_UNKNOWN_BESIDE = 0.25
+"""Of a block's share of the time: what the first block is taken to cost beside its updates."""
 _LEAST_SHARE = 0.5
 """Of what is left, and of a block's share, that goes into updates whatever it costs beside them: a flow that
 runs out of time before its last blocks is closed, and better than one of untrained blocks."""
-_FREE_CHECKS = 2
-"""Times what a block costs beside its updates: held back for the last block, whose solver steps
-and inverse take longest to settle."""
 _LEAST_UPDATES = 2500
 """Of a block, below which a budget trains fewer blocks instead."""
-_FINISHING_COST = 10
-"""Of an update on the proximal objective, in updates of a block's start."""
+_FEWEST_BLOCKS = 3
+"""Of a first pass, however short the time: with fewer each step is too long for what it has to resolve."""
+_FINISHED_COST = 1 + 10 * recipe.FINISH_SHARE
+"""Of an update that is followed by its share of a finish, of which one takes the time of ten of a start."""
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Pace:
         decisions: Log and budget.
         seconds: CPU-seconds of one starting update, as far as known.
         reserve: CPU-seconds of a budget that are held back for what follows the last step.
+        last_checks: Times what a step costs beside its updates: held back for the last one, where it is a
+            free one, whose solver steps and inverse take longest to settle.
     """
 
     limit: int
@@ -51,7 +54,8 @@ class Pace:
     decisions: Decisions
     seconds: float
     reserve: float = 0.0
-    _before: tuple[float, int] | None = None
+    last_checks: int = 0
+    _before: tuple[float, float] | None = None
     _beside: float | None = None
 
     def updates(self, step: Step) -> int:
@@ -70,20 +74,32 @@ class Pace:
         What a step costs beside its updates (solver steps, held-out rows, closings) is the least that a step
         has cost so far: one that took more is made up for by all that follow, not by the next alone.
         """
-        if self.decisions.remaining() <= self.reserve:
-            return 0
-        used, seconds = self.decisions.used(), self.seconds * (1 + _FINISHING_COST * recipe.FINISH_SHARE)
-        if self._before is not None:
-            beside = used - self._before[0] - self._before[1] * seconds
-            self._beside = max(0.0, beside if self._beside is None else min(beside, self._beside))
-        beside = self._beside or 0.0
-        steps_left = max(1, self.n_steps - step.number + 1)
         remaining = self.decisions.remaining() - self.reserve
-        left = max(remaining - _FREE_CHECKS * beside, _LEAST_SHARE * remaining)
+        if remaining <= 0:
+            return 0
+        used, steps_left = self.decisions.used(), max(1, self.n_steps - step.number + 1)
+        if self._before is not None:
+            started, trained = self._before
+            beside = used - started - trained
+            if beside >= 0:  # else the step ended before its time
+                self._beside = beside if self._beside is None else min(beside, self._beside)
+        beside = _UNKNOWN_BESIDE * remaining / steps_left if self._beside is None else self._beside
+        left = max(remaining - self.last_checks * beside, _LEAST_SHARE * remaining)
         share = _SHARE * left / steps_left
-        updates = int(min(max(max(share - beside, _LEAST_SHARE * share) / seconds, 20), _MOST_UPDATES))
-        self._before = (used, updates)
+        updates = self._updates_in(max(share - beside, _LEAST_SHARE * share))
+        self._before = (used, self._seconds_of(updates))
         return updates
+
+    def _updates_in(self, seconds: float) -> int:
+        """Those that take so long, with the finish that follows from `limit` on."""
+        updates = seconds / self.seconds
+        if updates > self.limit:
+            updates = max(self.limit - 1, updates / _FINISHED_COST)
+        return int(min(max(updates, _FEWEST_UPDATES), _MOST_UPDATES))
+
+    def _seconds_of(self, updates: int) -> float:
+        """What they take, by what one of them is known to take."""
+        return updates * self.seconds * (_FINISHED_COST if updates >= self.limit else 1.0)
 
 
 def paced_trainer(choice: Pilot, pace: Pace, settings: Settings) -> Callable[[Step], BlockTrainer]:
@@ -108,7 +124,9 @@ def affordable_blocks(most: int, choice: Pilot, decisions: Decisions, *, round_n
     if not decisions.limited:
         return most
 
+    fewest = 1 if round_number else _FEWEST_BLOCKS
+
     def count() -> int:
-        return min(most, max(int(decisions.remaining() / (_LEAST_UPDATES * choice.seconds)), 1))
+        return min(most, max(int(decisions.remaining() / (_LEAST_UPDATES * choice.seconds)), fewest))
 
     return int(decisions.decide("blocks", count, round=round_number))

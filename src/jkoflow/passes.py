@@ -107,14 +107,15 @@ def _one_pass(
 ) -> Iterator[tuple[FitState, TakenStep]]:
     """Blocks while they are worth their place, and the closing, where it is worth its own."""
     room = settings.max_blocks - len(state.flow)
+    affordable = affordable_blocks(room, choice, decisions, round_number=number)
     schedule = resolve_schedule(
         "auto",
-        max_blocks=affordable_blocks(room, choice, decisions, round_number=number),
+        max_blocks=affordable + decisions.limited,
         particles=state.train,
         generator=runtime.stream("schedule"),
     )
     if decisions.limited:  # a closing does in a second what the free block does in a third of the time
-        schedule = replace(schedule, gammas=schedule.gammas[:-1] or schedule.gammas)
+        schedule = replace(schedule, gammas=schedule.gammas[:-1])
     last = state.number + len(schedule.gammas)
     pace = Pace(
         recipe.updates_per_block(len(state.train)),

@@ -10,6 +10,7 @@ search has a share of it, and measures what an update costs. Source: ours.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +30,7 @@ __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
 
 _ROWS, _JUDGED_ROWS, _BLOCKS = 4000, 2000, 5
 UPDATES = (40, 120)
-_BUDGET_SHARE, _REHEARSALS = 0.25, (20, 80)
+_BUDGET_SHARE, _REHEARSALS, _PAIRS = 0.25, (20, 80), 3
 _PATIENCE = 1.6
 """Times that share, after which no further fit is waited for: a choice among half of them is a bad one."""
 _UPDATES_SHARE = 0.6
@@ -76,17 +77,21 @@ def timed_pilot(
 def _rehearsed_seconds(state: FitState, runtime: Runtime, decisions: Decisions) -> float:
     """CPU-seconds of one update of a block's start, by short starts of a block that is thrown away.
 
-    Two lengths, whose difference is updates alone; the first of all also loads what is needed only once.
+    Two lengths, whose difference is updates alone; the first of all also loads what is needed only once. The
+    median of a few such pairs, since the number of blocks depends on it and a machine's other work does not.
     """
     step = Step(0, math.inf, state.train, state.validation, state.flow.base, runtime)
     network = recipe.network_of(state.flow.dim, recipe.PLAIN_PHASE, len(state.train))
-    seconds = []
-    for updates in (_REHEARSALS[0], *_REHEARSALS):
+
+    def start(updates: int) -> float:
         before = decisions.used()
         StartTrainer(network, recipe.warm_start_descent(len(state.train), updates, checkpoints=1))(step)
-        seconds.append(decisions.used() - before)
+        return decisions.used() - before
+
     few, many = _REHEARSALS
-    return max(seconds[2] - seconds[1], 0.1 * seconds[2]) / (many - few)
+    start(few)
+    pairs = [(start(few), start(many)) for _ in range(_PAIRS)]
+    return statistics.median(max(long - short, 0.1 * long) for short, long in pairs) / (many - few)
 
 
 def choose_by_pilot(

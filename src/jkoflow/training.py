@@ -45,6 +45,8 @@ _BUDGET_UPDATES = 20_000
 """Most updates of one descent under a budget."""
 _BUDGET_CHECKPOINTS = 400
 """Of a descent of all blocks at once, so that a budget is asked every 50 updates."""
+_LAST_CHECKS = 2
+"""See `Pace.last_checks`."""
 _FLOW_STANDARD_ERRORS = 2.0
 """Of the gain over the Gaussian alone, below which the Gaussian is the model: several blocks were tried on
 the same rows, each kept for one."""
@@ -124,7 +126,8 @@ def _started_blocks(
     room = affordable_blocks(settings.max_blocks - len(state.flow), choice, decisions)
     schedule = _schedule(state, replace(settings, max_blocks=len(state.flow) + room), runtime)
     limit = recipe.updates_per_block(len(state.train))
-    pace = Pace(limit, state.number + len(schedule.gammas), decisions, choice.seconds)
+    n_steps = state.number + len(schedule.gammas)
+    pace = Pace(limit, n_steps, decisions, choice.seconds, last_checks=_LAST_CHECKS)
     trainer_of = paced_trainer(choice, pace, settings)
     yield from _rounds(state, schedule, runtime, decisions, taken, trainer_of, keep=improves)
 

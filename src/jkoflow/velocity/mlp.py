@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 
 from jkoflow.storage.scratch import CHUNK_ROWS
 from jkoflow.velocity.base import VelocityField
-from jkoflow.velocity.perceptron import propagate
+from jkoflow.velocity.perceptron import is_transformed, propagate, propagate_values
 
 __all__ = ["MLPVelocity"]
 
@@ -88,10 +88,14 @@ class MLPVelocity(VelocityField):
 
     def forward(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:
         """Velocity at `x` `(n, d)` and time `t`, shape `(n, d)`."""
-        return self.amplitude * self._taper(x) * self.raw(x, t, context)
+        value = self.amplitude * self.raw(x, t, context)
+        return value if self._within(x) else self._taper(x) * value
 
     def raw(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:
         """The network F alone: no amplitude and no taper; what regression fits."""
+        if not (x.requires_grad or is_transformed(x) or self.frequencies.requires_grad):
+            columns, weights, biases = self._parts(x, t, context)
+            return propagate_values(x, columns, self.frequencies, weights, biases)
         phase = x @ self.frequencies.T
         h = torch.cat([x, phase.sin(), phase.cos(), *self._columns(x, t, context)], dim=1)
         for layer in self.hidden:
@@ -102,22 +106,32 @@ class MLPVelocity(VelocityField):
         self, x: Tensor, t: Tensor | float, tangents: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Velocity and directional derivatives, value and tangents stacked into one product per layer."""
+        columns, weights, biases = self._parts(x, t, context)
+        value, slope = propagate(x, tangents, columns, self.frequencies, weights, biases)
+        value, slope = self.amplitude * value, self.amplitude * slope
+        if self._within(x):
+            return value, slope
+        taper, taper_slope = self._taper_with_tangents(x, tangents)
+        return taper * value, taper * slope + taper_slope * value
+
+    def _parts(
+        self, x: Tensor, t: Tensor | float, context: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Time and context, `(1, c)` where they are the same for all rows; weights and biases."""
         if context is None and not isinstance(t, Tensor):
             columns = x.new_tensor([[t, t**2]])
         else:
             columns = torch.cat(self._columns(x, t, context), dim=1)
         layers = cast("list[nn.Linear]", [*self.hidden, self.out])
-        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        value, slope = propagate(x, tangents, columns, self.frequencies, weights, biases)
-        value, slope = self.amplitude * value, self.amplitude * slope
-        if bool((x.square().sum(dim=1) <= self.radius.square()).all()):  # w = 1 and dw = 0 on every row
-            return value, slope
-        taper, taper_slope = self._taper_with_tangents(x, tangents)
-        return taper * value, taper * slope + taper_slope * value
+        return columns, [layer.weight for layer in layers], [layer.bias for layer in layers]
 
     def _columns(self, x: Tensor, t: Tensor | float, context: Tensor | None) -> list[Tensor]:
         time = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x), 1)
         return [time, time.square(), *([] if context is None else [context])]
+
+    def _within(self, x: Tensor) -> bool:
+        """Whether w = 1 and dw = 0 on every row; not said of rows that `torch.func` looks through."""
+        return not is_transformed(x) and bool((torch.linalg.vector_norm(x, dim=1) <= self.radius).all())
 
     def _taper(self, x: Tensor) -> Tensor:
         return _smooth_step(self._beyond(x.square().sum(dim=1, keepdim=True)))

@@ -1,11 +1,12 @@
-r"""The network of `MLPVelocity` with k tangents through it: one product per layer, the backward pass by hand.
+r"""The network of `MLPVelocity`, with or without k tangents through it, the backward pass by hand.
 
     values    z -> a = z s,  s = sigmoid(z)         gradient   g_0 -> a' g_0 + a'' sum_i g_i w_i
     tangents  w_i -> a' w_i                                    g_i -> a' g_i
               a' = s + a - a s                                 a'' = s (1 - s) (2 + z - 2 a)
 
-Everything is stacked: n rows of values, then k n rows of tangents. Only values see biases, time and context.
-Automatic differentiation of the same lines takes twice the passes over memory, which is where the time goes.
+Everything is stacked, so that a layer is one product: n rows of values, then k n rows of tangents. Only
+values see biases, time and context. Automatic differentiation of the same lines takes twice the passes over
+memory, which is where the time goes.
 """
 
 from __future__ import annotations
@@ -16,27 +17,56 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import silu
 
-__all__ = ["product", "propagate"]
+__all__ = ["is_transformed", "product", "propagate", "propagate_values"]
 
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """None where torch was built without oneDNN."""
 
-_NARROW = 16
-"""Products with fewer rows of weights than this are faster in BLAS."""
+_NARROW, _FEW_PRODUCTS = 16, 2**20
+"""Thin matrices are multiplied faster by BLAS, as long as there is little to multiply."""
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """`x weight^T`, without gradient; in float32 on the CPU by oneDNN, twice as fast as MKL on AMD.
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x weight^T + bias`, without gradient; in float32 on the CPU by oneDNN, twice as fast as MKL on AMD.
 
     Both must be contiguous or the transpose of a contiguous matrix: oneDNN has no fast way for other strides.
     """
     fast = _ONEDNN is not None and x.dtype is torch.float32 and x.device.type == "cpu"
     fast = fast and bool(torch.backends.mkldnn.enabled)
-    if not fast or len(weight) < _NARROW or not x.numel():
-        return x @ weight.T
-    result: Tensor = _ONEDNN(x, weight, None, "none", [], "")
+    thin = min(*x.shape, len(weight)) < _NARROW and x.numel() * len(weight) < _FEW_PRODUCTS
+    if not fast or thin or not x.numel():
+        return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
+    result: Tensor = _ONEDNN(x, weight, bias, "none", [], "")
     return result
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether `torch.func` looks through `x`, which the passes by hand do not support."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
+
+
+def propagate_values(
+    x: Tensor, columns: Tensor, frequencies: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> Tensor:
+    """The network's values `(n, d)` alone; once differentiable in weights and biases, not in `x`.
+
+    Arguments:
+        x: Shape `(n, d)`.
+        columns: Time and context, the last inputs of the first layer: shape `(1, c)` or `(n, c)`, constants.
+        frequencies: W, shape `(m, d)`.
+        weights: Of the hidden layers and of the output.
+        biases: Of the hidden layers and of the output.
+    """
+    if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+        arguments = (columns, frequencies, len(weights), x, *weights, *biases)
+        values: Tensor = _PropagateValues.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's own
+        return values
+    h = _inputs(x, columns, frequencies)
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        h = silu(product(h, weight, bias), inplace=True)
+    return product(h, weights[-1], biases[-1])
 
 
 def propagate(
@@ -74,6 +104,48 @@ def propagate(
         h[:n] += bias
         _activate_in_place(h, n)
     return _read_out(h, n, weights[-1], biases[-1])
+
+
+class _PropagateValues(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, columns: Tensor, frequencies: Tensor, n_layers: int, x: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        weights, biases = parameters[:n_layers], parameters[n_layers:]
+        h = _inputs(x, columns, frequencies)
+        kept = [h]
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            z = product(h, weight, bias)
+            h = silu(z)
+            kept += [z, h]
+        ctx.save_for_backward(*weights, *kept)
+        ctx.n_layers = n_layers
+        return product(h, weights[-1], biases[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        weights, kept = ctx.saved_tensors[: ctx.n_layers], list(ctx.saved_tensors[ctx.n_layers :])
+        g_weights, g_biases = list[Tensor](), list[Tensor]()
+        for weight in reversed(weights):
+            # copied: a product of two transposes takes longer than a copy and a product of one
+            g_weights.append(product(g.T.contiguous(), kept.pop().T))
+            g_biases.append(g.sum(dim=0))
+            if kept:
+                g = torch.ops.aten.silu_backward(product(g, weight.T), kept.pop())
+        return None, None, None, None, *reversed(g_weights), *reversed(g_biases)
+
+
+def _inputs(x: Tensor, columns: Tensor, frequencies: Tensor) -> Tensor:
+    """[x, sin Wx, cos Wx, columns], shape `(n, d + 2 m + c)`."""
+    (n, d), m = x.shape, len(frequencies)
+    h = x.new_empty(n, d + 2 * m + columns.shape[1])
+    phase = product(x, frequencies)
+    h[:, :d] = x
+    torch.sin(phase, out=h[:, d : d + m])
+    torch.cos(phase, out=h[:, d + m : d + 2 * m])
+    h[:, d + 2 * m :] = columns
+    return h
 
 
 class _Layer(NamedTuple):
