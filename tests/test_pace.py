@@ -66,6 +66,12 @@ def test_a_reserve_is_left() -> None:
     assert 20 <= left < 35
 
 
+def test_early_steps_get_more_where_they_are_worth_more() -> None:
+    updates, left = spend(100.0, 5, beside=0.5, first_share=1.5)
+    assert 0 <= left < 15
+    assert updates[1] > 1.2 * updates[3]
+
+
 def test_time_is_held_back_for_the_checks_of_a_last_step() -> None:
     updates = {}
     for checks in (0, 2):
@@ -86,10 +92,10 @@ def test_no_updates_when_the_time_is_up() -> None:
 
 def test_a_finish_is_paid_for_from_the_limit_on() -> None:
     """Without a finish 100 seconds are used by 10,000 updates; with it by two thirds of them."""
-    updates, left = spend(100.0, 5, limit=500, finish=True)
+    updates, left = spend(100.0, 5, limit=500, finish=True, finishes=True)
     assert min(updates) > 500
     assert 0 <= left < 15
-    just_short, _ = spend(100.0, 5, limit=1900)
+    just_short, _ = spend(100.0, 5, limit=1900, finishes=True)
     assert max(just_short[:4]) < 1900
 
 
@@ -101,7 +107,7 @@ def test_a_step_that_ended_early_says_nothing_of_what_steps_cost_beside() -> Non
     assert pace.updates(step(2)) == pytest.approx(89 / 2 * 100 * 0.7, abs=2)
 
 
-@pytest.mark.parametrize(("remaining", "blocks"), [(1e-3, 3), (100.0, 4), (1e6, 9)])
+@pytest.mark.parametrize(("remaining", "blocks"), [(1e-3, 3), (100.0, 5), (1e6, 9)])
 def test_as_many_blocks_as_the_budget_trains_well(remaining: float, blocks: int) -> None:
     for most in (9, 2):
         decisions = Decisions(budget=remaining, clock=lambda: 0.0)

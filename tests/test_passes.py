@@ -109,6 +109,6 @@ def test_small_budget_allows_fewer_components() -> None:
     counts = []
     for budget in (1.0, 1000.0):
         log: list[dict[str, Any]] = []
-        run(start(), Decisions(budget=budget, clock=Clock(0.05), record=log.append))
+        run(start(), Decisions(budget=budget, clock=Clock(0.2), record=log.append))
         counts.append(next(entry["value"] for entry in log if entry["what"] == "components"))
     assert counts[0] < counts[1] <= 8

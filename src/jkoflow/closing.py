@@ -32,7 +32,6 @@ from jkoflow.runtime import Runtime
 from jkoflow.solver_steps import judged_rows
 
 __all__ = [
-    "FIRST_COMPONENTS",
     "Closing",
     "Search",
     "best_closing",
@@ -41,7 +40,7 @@ __all__ = [
     "mixture_of",
 ]
 
-_FEWEST, FIRST_COMPONENTS = 2, 8
+_FEWEST, _FIRST_COMPONENTS = 2, 8
 _ROWS_PER_COMPONENT = 20
 _MOST_PRODUCTS = 1e10
 """Of an iteration of EM: rows × components × columns²; about a second."""
@@ -183,7 +182,7 @@ def best_closing(
         return best
 
     carried = None if before is None else before.responsibilities
-    number = FIRST_COMPONENTS if before is None else max(_FEWEST, before.n_components)
+    number = _FIRST_COMPONENTS if before is None else max(_FEWEST, before.n_components)
     if most < _FEWEST:
         return min(plain, key=lambda closing: closing.nll)
     first = at(number, carried) if number <= most else at(most)

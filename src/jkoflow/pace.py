@@ -27,7 +27,7 @@ _UNKNOWN_BESIDE = 0.25
 _LEAST_SHARE = 0.5
 """Of what is left, and of a block's share, that goes into updates whatever it costs beside them: a flow that
 runs out of time before its last blocks is closed, and better than one of untrained blocks."""
-_LEAST_UPDATES = 2500
+_LEAST_UPDATES = 2000
 """Of a block, below which a budget trains fewer blocks instead."""
 _FEWEST_BLOCKS = 3
 """Of a first pass, however short the time: with fewer each step is too long for what it has to resolve."""
@@ -45,8 +45,11 @@ class Pace:
         decisions: Log and budget.
         seconds: CPU-seconds of one starting update, as far as known.
         reserve: CPU-seconds of a budget that are held back for what follows the last step.
+        finishes: Whether a start of `limit` updates and more is followed by a finish on the objective.
         last_checks: Times what a step costs beside its updates: held back for the last one, where it is a
             free one, whose solver steps and inverse take longest to settle.
+        first_share: Times an even share of the time that each of the steps left gets; above 1 where early
+            steps are worth more.
     """
 
     limit: int
@@ -54,7 +57,9 @@ class Pace:
     decisions: Decisions
     seconds: float
     reserve: float = 0.0
+    finishes: bool = False
     last_checks: int = 0
+    first_share: float = 1.0
     _before: tuple[float, float] | None = None
     _beside: float | None = None
 
@@ -85,7 +90,7 @@ class Pace:
                 self._beside = beside if self._beside is None else min(beside, self._beside)
         beside = _UNKNOWN_BESIDE * remaining / steps_left if self._beside is None else self._beside
         left = max(remaining - self.last_checks * beside, _LEAST_SHARE * remaining)
-        share = _SHARE * left / steps_left
+        share = _SHARE * left * min(self.first_share / steps_left, 1.0)
         updates = self._updates_in(max(share - beside, _LEAST_SHARE * share))
         self._before = (used, self._seconds_of(updates))
         return updates
@@ -93,17 +98,18 @@ class Pace:
     def _updates_in(self, seconds: float) -> int:
         """Those that take so long, with the finish that follows from `limit` on."""
         updates = seconds / self.seconds
-        if updates > self.limit:
+        if self.finishes and updates > self.limit:
             updates = max(self.limit - 1, updates / _FINISHED_COST)
         return int(min(max(updates, _FEWEST_UPDATES), _MOST_UPDATES))
 
     def _seconds_of(self, updates: int) -> float:
         """What they take, by what one of them is known to take."""
-        return updates * self.seconds * (_FINISHED_COST if updates >= self.limit else 1.0)
+        finished = self.finishes and updates >= self.limit
+        return updates * self.seconds * (_FINISHED_COST if finished else 1.0)
 
 
 def paced_trainer(choice: Pilot, pace: Pace, settings: Settings) -> Callable[[Step], BlockTrainer]:
-    """What trains each step: a start with the pilot's features, and a finish where updates are not short."""
+    """What trains each step: a start with the pilot's features and, where asked for, a finish."""
 
     def trainer_of(step: Step) -> BlockTrainer:
         phase = recipe.phase_of(choice.features, step.gamma)
@@ -111,7 +117,8 @@ def paced_trainer(choice: Pilot, pace: Pace, settings: Settings) -> Callable[[St
         updates = pace.updates(step)
         if updates == 0:
             return IdentityTrainer(network)
-        finished = updates >= pace.limit  # before that, more of the start is worth more
+        # below the limit, more of the start is worth more
+        finished = pace.finishes and updates >= pace.limit
         return recipe.started_trainer(
             network, updates, len(step.train), settings.divergence, finished=finished
         )

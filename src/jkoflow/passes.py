@@ -16,7 +16,6 @@ from typing import Any
 from jkoflow import recipe
 from jkoflow.budget import Decisions
 from jkoflow.closing import (
-    FIRST_COMPONENTS,
     Closing,
     Search,
     best_closing,
@@ -35,16 +34,20 @@ from jkoflow.schedule import resolve_schedule
 __all__ = ["closed_passes"]
 
 _SCOUT = Search(rows=8000, tolerance=2e-3, most_components=64)
-_CAREFUL = Search(rows=20_000, tolerance=1e-3, most_components=64)
-_CAREFUL_UNDER_BUDGET = Search(rows=40_000, tolerance=1e-3, most_components=128)
+_CAREFUL = Search(rows=40_000, tolerance=1e-3, most_components=256)
 _RESERVE = 0.15
 """Of what a budget leaves at the start of a pass: held back for its closing."""
+_FIRST_SHARE = 1.25
+"""Times an even share of a budget for each block: what short steps do not resolve, no later one does."""
 _LEAST_SCOUTED_ROWS, _SCOUTED_ROWS_PER_SECOND = 2000, 80
 """Under a budget; the rows grow with it."""
 _CAREFUL_COST = 2
 """Of a row in a careful search, in those of a scouting one."""
+_REHEARSED_COMPONENTS = 32
 _SEARCH_SHARE = 0.04
 """Of the time that a budget leaves: most that one mixture may take."""
+_LEAST_GAIN_NATS = 0.002
+"""Of a block, below which it is not worth its time, nor that of every sample and score."""
 _DROPS = 2
 """Blocks in a row that are not worth their place, after which a pass ends."""
 _PASSES = 2
@@ -109,13 +112,10 @@ def _one_pass(
     room = settings.max_blocks - len(state.flow)
     affordable = affordable_blocks(room, choice, decisions, round_number=number)
     schedule = resolve_schedule(
-        "auto",
-        max_blocks=affordable + decisions.limited,
-        particles=state.train,
-        generator=runtime.stream("schedule"),
+        "auto", max_blocks=affordable + 1, particles=state.train, generator=runtime.stream("schedule")
     )
-    if decisions.limited:  # a closing does in a second what the free block does in a third of the time
-        schedule = replace(schedule, gammas=schedule.gammas[:-1])
+    # a closing does in a second what the free block does in ten times a block's
+    schedule = replace(schedule, gammas=schedule.gammas[:-1])
     last = state.number + len(schedule.gammas)
     pace = Pace(
         recipe.updates_per_block(len(state.train)),
@@ -123,6 +123,7 @@ def _one_pass(
         decisions,
         choice.seconds,
         reserve=_RESERVE * decisions.remaining() if decisions.limited else 0.0,
+        first_share=_FIRST_SHARE,
     )
     blocks, closed = [d for d in taken if not _is_closing(d)], [d for d in taken if _is_closing(d)]
     scout, seconds = _scouting(state, number, runtime, decisions)
@@ -161,7 +162,7 @@ def _scouting(state: FitState, number: int, runtime: Runtime, decisions: Decisio
 
     def rehearsed() -> float:
         before, rows = decisions.used(), state.train.rows(slice(0, scout.rows))
-        n_components = min(FIRST_COMPONENTS, len(rows))
+        n_components = min(_REHEARSED_COMPONENTS, len(rows))
         generator = runtime.stream("closing", state.number)
         mixture_of(rows, n_components, generator, tolerance=scout.tolerance)
         return (decisions.used() - before) / n_components
@@ -202,10 +203,11 @@ class _Closings:
         return self._current
 
     def keep(self, before: FitState, after: FitState) -> bool:
-        """Whether the flow closed after the block beats the flow closed before it, by a standard error."""
+        """Whether the flow closed after the block beats the flow closed before it, by more than chance."""
         rows = before.train.rows(slice(0, self.scout.rows)).map(list(after.flow)[-1].push)
         current, candidate = self.of(before), self._scouted(replace(after, train=rows))
-        better = is_significant(candidate.log_prob - current.log_prob, standard_errors=1.0)
+        gain = candidate.log_prob - current.log_prob
+        better = is_significant(gain, standard_errors=1.0) and float(gain.mean()) > _LEAST_GAIN_NATS
         if better:
             self._current = candidate
         return better
@@ -235,17 +237,16 @@ class _Closings:
         return best_closing(state, self.runtime, self.scout, before=self._current)
 
     def _careful_search(self, n_rows: int) -> Search:
-        """Under a budget more rows and components than without, as far as there is time."""
+        """More rows and components than scouts have; under a budget, as far as there is time."""
         if not self.decisions.limited:
             return _CAREFUL
-        search = _CAREFUL_UNDER_BUDGET
-        times = _CAREFUL_COST * min(search.rows, n_rows) / min(self.scout.rows, n_rows)
+        times = _CAREFUL_COST * min(_CAREFUL.rows, n_rows) / min(self.scout.rows, n_rows)
         most = self.decisions.decide(
             "careful components",
-            lambda: _affordable(search.most_components, times * self.seconds, self.decisions.remaining()),
+            lambda: _affordable(_CAREFUL.most_components, times * self.seconds, self.decisions.remaining()),
             round=self.number,
         )
-        return replace(search, most_components=most)
+        return replace(_CAREFUL, most_components=most)
 
 
 def _affordable(most: int, seconds: float, limit: float) -> int:

@@ -28,9 +28,9 @@ from jkoflow.step import Step
 
 __all__ = ["Pilot", "choose_by_pilot", "timed_pilot"]
 
-_ROWS, _JUDGED_ROWS, _BLOCKS = 4000, 2000, 5
+_ROWS, _JUDGED_ROWS, _BLOCKS = 4000, 1000, 5
 UPDATES = (40, 120)
-_BUDGET_SHARE, _REHEARSALS, _PAIRS = 0.25, (20, 80), 3
+_BUDGET_SHARE, _REHEARSALS, _PAIRS = 0.2, (20, 80), 3
 _PATIENCE = 1.6
 """Times that share, after which no further fit is waited for: a choice among half of them is a bad one."""
 _UPDATES_SHARE = 0.6

@@ -1,11 +1,11 @@
 r"""The defaults of training, in one place: how many updates, which batch, which rates, which network.
 
-    updates = clip(10 sqrt(rows), 200, 2500),    batch = clip(rows/4, 128, 384)
+    updates = clip(14 sqrt(rows), 200, 3500),    batch = clip(rows/4, 128, 384)
     frequencies = clip(rows/600, 8, 64)
     phase   = clip(1.1/theta, least, most)       of the features' w.x, theta the angle of the block's step
 
-of a block's start; a twentieth of the updates for its proximal finish. None of them depends on what the rows
-are; a pilot chooses `least` and `most` among four pairs. Source: measured on held-out rows,
+of a block's start; a twentieth of the updates for its proximal finish, where it has one. None of them depends
+on what the rows are; a pilot chooses `least` and `most` among four pairs. Source: measured on held-out rows,
 docs/performance.md.
 """
 
@@ -52,7 +52,7 @@ _ROWS_PER_FREQUENCY = 600
 
 def updates_per_block(n_rows: int) -> int:
     """The documented limit in updates of one block's start."""
-    return int(min(max(10 * math.sqrt(n_rows), 200), 2500))
+    return int(min(max(14 * math.sqrt(n_rows), 200), 3500))
 
 
 def batch_of(n_rows: int) -> int:

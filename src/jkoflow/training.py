@@ -127,7 +127,7 @@ def _started_blocks(
     schedule = _schedule(state, replace(settings, max_blocks=len(state.flow) + room), runtime)
     limit = recipe.updates_per_block(len(state.train))
     n_steps = state.number + len(schedule.gammas)
-    pace = Pace(limit, n_steps, decisions, choice.seconds, last_checks=_LAST_CHECKS)
+    pace = Pace(limit, n_steps, decisions, choice.seconds, finishes=True, last_checks=_LAST_CHECKS)
     trainer_of = paced_trainer(choice, pace, settings)
     yield from _rounds(state, schedule, runtime, decisions, taken, trainer_of, keep=improves)
 

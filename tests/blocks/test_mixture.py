@@ -115,7 +115,8 @@ def test_rows_beyond_one_chunk_are_the_same_rows(monkeypatch: pytest.MonkeyPatch
     block, _ = block_and_law(3)
     x = points(50, 3)
     whole = block.push_with_log_det(x), block.pull(x)
-    monkeypatch.setattr("jkoflow.blocks.mixture._TABLE_NUMBERS", 7 * block.means.numel())
+    for numbers in ("_PUSHED_NUMBERS", "_PULLED_NUMBERS"):
+        monkeypatch.setattr(f"jkoflow.blocks.mixture.{numbers}", 7 * block.means.numel())
     parts = block.push_with_log_det(x), block.pull(x)
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
 

@@ -23,18 +23,23 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks.base import Block, Inverse
+from jkoflow.velocity.perceptron import is_transformed
 
 __all__ = ["MixtureBlock"]
 
 _LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
-_TABLE_NUMBERS = 2**20
-"""Rows × components × columns held at once, 8 MB in float64 for each of a handful of tables."""
+_PUSHED_NUMBERS, _PULLED_NUMBERS = 2**16, 2**20
+"""Rows × components × columns held at once: tables of half a megabyte stay in a core's cache; an inverse,
+which goes from column to column, has tables of rows × components alone."""
+_NO_SHARE = -37.0
+"""Logarithm of a share that is lost in rounding."""
 _DIRECT_LOG = -600.0
 """Where the logarithm of a probability is above this, the probability is a number in float64."""
 _TAIL_STEPS = 4
 _FAR = 35.0
 """Quantiles beyond this belong to probabilities that are hardly numbers in float64."""
-_MOST_STEPS, _SETTLED = 100, 4e-15
+_MOST_STEPS, _SETTLED, _LAST_STEP = 100, 4e-15, 1e-9
+"""A step of Newton's method that is as small as the last of these leaves an error of about its square."""
 
 OfRows = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 Tail = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -106,16 +111,16 @@ class MixtureBlock(Block):
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """T(x), shape `(n, d)`."""
-        return self._by_chunks(lambda *rows: (self._push(*rows)[0],), x, context)[0]
+        return self._by_chunks(lambda *rows: (self._push(*rows)[0],), x, context, _PUSHED_NUMBERS)[0]
 
     def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """T(x) and `log p(x) - log N(T(x))`."""
-        y, log_det = self._by_chunks(self._push, x, context)
+        y, log_det = self._by_chunks(self._push, x, context, _PUSHED_NUMBERS)
         return y, log_det
 
     def push_with_jacobian(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """T(x) and dT(x), which is lower triangular."""
-        y, jacobian = self._by_chunks(self._push_with_jacobian, x, context)
+        y, jacobian = self._by_chunks(self._push_with_jacobian, x, context, _PUSHED_NUMBERS)
         return y, jacobian
 
     def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +132,7 @@ class MixtureBlock(Block):
     def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
         """Coordinate by coordinate, each by a bracketed Newton iteration, with the error that was reached."""
         del tolerance
-        (x,) = self._by_chunks(lambda *rows: (self._pull(*rows),), y, context)
+        (x,) = self._by_chunks(lambda *rows: (self._pull(*rows),), y, context, _PULLED_NUMBERS)
         return Inverse(x, (self.push(x, context) - y).norm(dim=1))
 
     def _by_chunks(
@@ -135,9 +140,10 @@ class MixtureBlock(Block):
         function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
         x: Tensor,
         context: Tensor | None,
+        numbers: int,
     ) -> tuple[Tensor, ...]:
         """`function` in float64 of rows few enough for their tables, in the dtype of `x`."""
-        size = max(1, _TABLE_NUMBERS // self.means.numel())
+        size = max(1, numbers // self.means.numel())
         parts = [
             function(x[i : i + size].double(), None if context is None else context[i : i + size].double())
             for i in range(0, max(len(x), 1), size)
@@ -157,8 +163,11 @@ class MixtureBlock(Block):
 
     def _push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         u, log_w = self._standardised(x, context)
-        total = torch.logsumexp(log_w, dim=1, keepdim=True)
-        y = _mixture_quantile(u, log_w - total)[:, self.context_dim :]
+        largest = log_w.amax(dim=1, keepdim=True)
+        w = torch.exp(log_w - largest)
+        size = w.sum(dim=1, keepdim=True)
+        total = largest + size.log()
+        y = _mixture_quantile(u, w / size, log_w - total)[:, self.context_dim :]
         # log p(x | c): the last weights times the last height, over the sum of weights given c
         diagonal = self.inverse_factors.double().diagonal(dim1=1, dim2=2)[:, -1].log()
         last = log_w[:, :, -1] + diagonal - 0.5 * u[:, :, -1].square() - _LOG_ROOT_TWO_PI
@@ -169,7 +178,7 @@ class MixtureBlock(Block):
         """Of F_i = sum_k w_ik Phi(u_ik): what u_ik moves, and what the weights move, over N(T_i)."""
         u, log_w = self._standardised(x, context)
         log_w = torch.log_softmax(log_w, dim=1)
-        y = _mixture_quantile(u, log_w)
+        y = _mixture_quantile(u, log_w.exp(), log_w)
         inverse, square = self.inverse_factors.double(), 0.5 * y[:, None].square()
         own = torch.einsum("nki,kij->nij", torch.exp(log_w - 0.5 * u.square() + square), inverse)
         # d log w_ik / dx_j = -sum_{l<i} u_lk (L_k^{-1})_lj, less its mean over k
@@ -190,20 +199,37 @@ class MixtureBlock(Block):
         log_w = self.log_weights.double().expand(n, -1)
         for i in range(c + self.dim):
             scale = inverse[:, i, i]
-            shift = ((rows[:, None, :i] - means[:, :i]) * inverse[:, i, :i]).sum(dim=2)
+            # copied: what a product of a part of a matrix rounds to depends on where it lies in memory
+            row = inverse[:, i, :i].contiguous()
+            shift = rows[:, :i] @ row.T - (row * means[:, :i]).sum(dim=1)
             location = means[:, i] - shift / scale
             if i < c:
                 assert context is not None
                 rows[:, i] = context[:, i]
             else:
-                rows[:, i] = _conditional_quantiles(y[:, i - c], location, scale, log_w)
+                z = y[:, i - c]
+                counted = _counted(z, location, scale.expand_as(location), log_w)
+                rows[:, i] = _conditional_quantiles(z, *counted)
             u = scale * (rows[:, i, None] - location)
             log_w = torch.log_softmax(log_w + scale.log() - 0.5 * u.square(), dim=1)
         return rows[:, c:]
 
 
-def _mixture_quantile(u: Tensor, log_w: Tensor) -> Tensor:
+def _mixture_quantile(u: Tensor, w: Tensor, log_w: Tensor) -> Tensor:
     """Phi^{-1}(sum_k w_k Phi(u_k)) over dimension 1, by the smaller of both tails."""
+    if is_transformed(u):
+        return _mixture_quantile_by_logarithms(u, log_w)
+    below, above = ((0.5 * w * torch.special.erfc(side * math.sqrt(0.5) * u)).sum(dim=1) for side in (-1, 1))
+    tail = torch.special.ndtri(torch.minimum(below, above))
+    y = torch.where(below < above, tail, -tail)
+    far = (torch.minimum(below, above) < math.exp(_DIRECT_LOG)).any(dim=1)
+    if bool(far.any()):
+        y[far] = _mixture_quantile_by_logarithms(u[far], log_w[far])
+    return y
+
+
+def _mixture_quantile_by_logarithms(u: Tensor, log_w: Tensor) -> Tensor:
+    """The same where a probability may be no number in float64, and where it is differentiated."""
     below = torch.logsumexp(log_w + torch.special.log_ndtr(u), dim=1)
     above = torch.logsumexp(log_w + torch.special.log_ndtr(-u), dim=1)
     tail = _normal_quantile(torch.minimum(below, above))
@@ -222,19 +248,32 @@ def _normal_quantile(log_p: Tensor) -> Tensor:
     return torch.where(log_p < _DIRECT_LOG, z, direct)
 
 
+def _counted(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The components that count in some row, as many for each row; all where these are most.
+
+    One does not count whose whole weight is lost in the tail probability of z.
+    """
+    least = torch.special.log_ndtr(-z.abs()) + _NO_SHARE
+    count = int((log_w > least[:, None]).sum(dim=1).max()) if len(z) else 0
+    if 2 * count > log_w.shape[1] or not count:
+        return location, scale, log_w
+    chosen = log_w.topk(count, dim=1, sorted=False).indices
+    return location.gather(1, chosen), scale.gather(1, chosen), log_w.gather(1, chosen)
+
+
 def _conditional_quantiles(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> Tensor:
     """The t with sum_k w_k Phi(s_k (t - m_k)) = Phi(z), shape `(n,)`.
 
     Arguments:
         z: Shape `(n,)`.
         location: m, shape `(n, K)`.
-        scale: s, one over standard deviations, shape `(K,)`.
+        scale: s, one over standard deviations, shape `(n, K)`.
         log_w: log w, shape `(n, K)`.
     """
     t, far = torch.empty_like(z), z.abs() > _FAR
     for rows, tail_of in ((far, _tail_by_logarithms), (~far, _tail)):
         if bool(rows.any()):
-            t[rows] = _solved(tail_of, z[rows], location[rows], scale, log_w[rows])
+            t[rows] = _solved(tail_of, z[rows], location[rows], scale[rows], log_w[rows])
     return t
 
 
@@ -251,14 +290,17 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
     left = torch.arange(len(z), device=z.device)
     for _ in range(_MOST_STEPS):
         at = t[left]
-        log_tail, slope = tail_of(side[left] * scale * (at[:, None] - location[left]), scale, log_w[left])
-        gap = (log_tail - goal[left]) * side[left, 0]
+        log_tail, slope = tail_of(side * scale * (at[:, None] - location), scale, log_w)
+        gap = (log_tail - goal[left]) * side[:, 0]
         low[left], high[left] = torch.where(gap < 0, at, low[left]), torch.where(gap < 0, high[left], at)
         newton, middle = at - gap / slope, 0.5 * (low[left] + high[left])
-        t[left] = torch.where((newton >= low[left]) & (newton <= high[left]), newton, middle)
-        left = left[(t[left] - at).abs() > _SETTLED * (1 + at.abs())]
-        if not len(left):
+        inside = (newton >= low[left]) & (newton <= high[left])
+        t[left] = torch.where(inside, newton, middle)
+        step = (t[left] - at).abs() / (1 + at.abs())
+        going = step > torch.where(inside, _LAST_STEP, _SETTLED)
+        if not bool(going.any()):
             break
+        left, side, scale, location, log_w = (rows[going] for rows in (left, side, scale, location, log_w))
     return t
 
 
