@@ -15,11 +15,11 @@ from jkoflow.runtime import Runtime
 from jkoflow.step import Step
 from oracles.blocks import points
 
-ROWS = Particles(points(4, 2))
+ROWS, FEW = Particles(points(60_000, 2)), Particles(points(400, 2))
 
 
-def step(number: int) -> Step:
-    return Step(number, 1.0, ROWS, ROWS, StandardNormal(2), Runtime(seed=0))
+def step(number: int, rows: Particles = ROWS) -> Step:
+    return Step(number, 1.0, rows, rows, StandardNormal(2), Runtime(seed=0))
 
 
 def spend(
@@ -64,6 +64,13 @@ def test_the_first_step_is_taken_to_cost_something_beside_its_updates() -> None:
 def test_a_reserve_is_left() -> None:
     _, left = spend(100.0, 5, beside=1.0, reserve=20.0)
     assert 20 <= left < 35
+
+
+def test_a_small_table_is_not_learned_by_heart() -> None:
+    """400 rows in batches of 128: 468 updates are 150 epochs."""
+    decisions = Decisions(budget=1e4, clock=lambda: 0.0)
+    assert Pace(280, 2, decisions, 0.01).updates(step(1, FEW)) == 468
+    assert Pace(600, 2, decisions, 0.01).updates(step(2, FEW)) == 600
 
 
 def test_early_steps_get_more_where_they_are_worth_more() -> None:
@@ -111,14 +118,21 @@ def test_a_step_that_ended_early_says_nothing_of_what_steps_cost_beside() -> Non
 def test_as_many_blocks_as_the_budget_trains_well(remaining: float, blocks: int) -> None:
     for most in (9, 2):
         decisions = Decisions(budget=remaining, clock=lambda: 0.0)
-        assert affordable_blocks(most, Pilot(False, "even", 0.01), decisions) == min(most, blocks)
+        assert affordable_blocks(most, 10**6, Pilot(False, "even", 0.01), decisions) == min(most, blocks)
+
+
+def test_small_tables_get_more_blocks_since_they_need_fewer_updates() -> None:
+    """400 rows need 280 updates: 28 seconds pay for ten blocks, and no more than are wanted."""
+    for most, blocks in ((20, 10), (6, 6)):
+        decisions = Decisions(budget=28.001, clock=lambda: 0.0)
+        assert affordable_blocks(most, 400, Pilot(False, "even", 0.01), decisions) == blocks
 
 
 def test_a_further_pass_may_have_a_single_block() -> None:
     decisions = Decisions(budget=1e-3, clock=lambda: 0.0)
-    assert affordable_blocks(9, Pilot(False, "even", 0.01), decisions, round_number=1) == 1
+    assert affordable_blocks(9, 10**6, Pilot(False, "even", 0.01), decisions, round_number=1) == 1
 
 
 def test_without_a_budget_all_blocks() -> None:
     forbidden: Callable[[], float] = lambda: 1 / 0  # noqa: E731  # a clock that must not be read
-    assert affordable_blocks(9, Pilot(False, "even", 0.0), Decisions(clock=forbidden)) == 9
+    assert affordable_blocks(9, 10**6, Pilot(False, "even", 0.0), Decisions(clock=forbidden)) == 9

@@ -20,6 +20,8 @@ from jkoflow.step import Step
 __all__ = ["Pace", "affordable_blocks", "paced_trainer"]
 
 _FEWEST_UPDATES, _MOST_UPDATES = 20, 20_000
+_MOST_EPOCHS = 150
+"""Of a block that has more updates than the documented limit: beyond, a small table is learned by heart."""
 _SHARE = 0.95
 """Of a block's share of the time: the rest is for what cannot be foreseen."""
 _UNKNOWN_BESIDE = 0.25
@@ -28,7 +30,7 @@ _LEAST_SHARE = 0.5
 """Of what is left, and of a block's share, that goes into updates whatever it costs beside them: a flow that
 runs out of time before its last blocks is closed, and better than one of untrained blocks."""
 _LEAST_UPDATES = 2000
-"""Of a block, below which a budget trains fewer blocks instead."""
+"""Of a block, below which a budget trains fewer blocks instead; no more than the documented limit."""
 _FEWEST_BLOCKS = 3
 """Of a first pass, however short the time: with fewer each step is too long for what it has to resolve."""
 _FINISHED_COST = 1 + 10 * recipe.FINISH_SHARE
@@ -92,6 +94,8 @@ class Pace:
         left = max(remaining - self.last_checks * beside, _LEAST_SHARE * remaining)
         share = _SHARE * left * min(self.first_share / steps_left, 1.0)
         updates = self._updates_in(max(share - beside, _LEAST_SHARE * share))
+        epoch = len(step.train) / recipe.batch_of(len(step.train))
+        updates = min(updates, max(self.limit, int(_MOST_EPOCHS * epoch)))
         self._before = (used, self._seconds_of(updates))
         return updates
 
@@ -126,14 +130,24 @@ def paced_trainer(choice: Pilot, pace: Pace, settings: Settings) -> Callable[[St
     return trainer_of
 
 
-def affordable_blocks(most: int, choice: Pilot, decisions: Decisions, *, round_number: int = 0) -> int:
-    """Blocks that a budget leaves time to train; few blocks trained well beat many that are not."""
+def affordable_blocks(
+    most: int, n_rows: int, choice: Pilot, decisions: Decisions, *, round_number: int = 0
+) -> int:
+    """Blocks that a budget leaves time to train; few blocks trained well beat many that are not.
+
+    Arguments:
+        most: What is wanted, and what there is without a budget.
+        n_rows: Training rows.
+        choice: The pilot's.
+        decisions: Log and budget.
+        round_number: Number of the pass.
+    """
     if not decisions.limited:
         return most
-
     fewest = 1 if round_number else _FEWEST_BLOCKS
+    seconds = choice.seconds * min(_LEAST_UPDATES, recipe.updates_per_block(n_rows))
 
     def count() -> int:
-        return min(most, max(int(decisions.remaining() / (_LEAST_UPDATES * choice.seconds)), fewest))
+        return min(most, max(int(decisions.remaining() / seconds), fewest))
 
     return int(decisions.decide("blocks", count, round=round_number))

@@ -110,13 +110,13 @@ def _one_pass(
 ) -> Iterator[tuple[FitState, TakenStep]]:
     """Blocks while they are worth their place, and the closing, where it is worth its own."""
     room = settings.max_blocks - len(state.flow)
-    affordable = affordable_blocks(room, choice, decisions, round_number=number)
+    affordable = affordable_blocks(room, len(state.train), choice, decisions, round_number=number)
     schedule = resolve_schedule(
         "auto", max_blocks=affordable + 1, particles=state.train, generator=runtime.stream("schedule")
     )
-    # a closing does in a second what the free block does in ten times a block's
-    schedule = replace(schedule, gammas=schedule.gammas[:-1])
-    last = state.number + len(schedule.gammas)
+    last = state.number + len(schedule.gammas) - 1
+    if len(schedule.gammas) > room:
+        schedule = replace(schedule, gammas=schedule.gammas[:-1])
     pace = Pace(
         recipe.updates_per_block(len(state.train)),
         last,
@@ -145,6 +145,8 @@ def _one_pass(
         drops = 0 if step.block is not None else drops + 1
         if drops == _DROPS or (closed and taken_before == len(blocks)):
             break
+        if state.number == last and closings.of(state).n_components > 1:
+            break  # a mixture does in a second what the free block does in ten times a block's
     if closed:
         assert closed[0].block is not None
         yield take_closed_form(state, closed[0].block, runtime)[0], closed[0]

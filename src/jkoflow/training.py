@@ -123,7 +123,8 @@ def _started_blocks(
     if settings.gamma == "auto":
         yield from closed_passes(state, choice, settings, runtime, decisions, taken)
         return
-    room = affordable_blocks(settings.max_blocks - len(state.flow), choice, decisions)
+    room = settings.max_blocks - len(state.flow)
+    room = affordable_blocks(room, len(state.train), choice, decisions)
     schedule = _schedule(state, replace(settings, max_blocks=len(state.flow) + room), runtime)
     limit = recipe.updates_per_block(len(state.train))
     n_steps = state.number + len(schedule.gammas)
