@@ -5,17 +5,22 @@ compares numbers of one run only. CPU seconds are `time.process_time`.
 
     python benchmarks/speed/iteration.py [--dims 2 10 64] [--repeats 7] [--threads 1] [--no-onednn]
 
+*Share of the peak*: operations in an update's matrix products over its CPU time, over the same of products of
+a hidden layer alone, 128 wide, in the same run.
+
 Prints a Markdown table for each part and appends its rows to benchmarks/results/speed.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,17 +34,17 @@ from published_recipe import (
     rademacher,
     unit_probes,
 )
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from jkoflow.blocks import NeuralODEBlock
-from jkoflow.descent import DescentSettings
+from jkoflow.descent import AveragedAdam, DescentSettings
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.likelihood import log_prob
 from jkoflow.objective import KLObjective, push_with_log_det_by
 from jkoflow.particles import Particles
 from jkoflow.velocity import MLPVelocity
+from jkoflow.velocity.perceptron import product
 from jkoflow.warm_start import ou_angle, ou_path, warm_start
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -54,6 +59,11 @@ FLOW_BLOCKS = 10
 SCORED_ENTRIES = 2**14
 """Rows times columns of one measurement of rows per second."""
 BASELINE = "published recipe"
+WIDTH, DEPTH, WAVES = 128, 3, 32
+"""Of our default network: hidden layers and random frequencies."""
+DETERMINANT_DIM = 3
+"""Up to which the divergence is by default the determinant of the map."""
+PEAK_PRODUCTS = 20
 
 Job: TypeAlias = Callable[[], object]
 
@@ -134,35 +144,51 @@ def regression_iteration(x: Tensor) -> Job:
 
 def _update(block: NeuralODEBlock, loss: Callable[[], Tensor]) -> Job:
     """What `descend` does between two checkpoints: Adam, clipped gradients, averaged weights."""
-    parameters = list(block.velocity.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
-    average = AveragedModel(block.velocity, multi_avg_fn=get_ema_multi_avg_fn(0.98))
+    optimiser = AveragedAdam(block.velocity)
+    return lambda: optimiser.update(loss(), LEARNING_RATE)
+
+
+def products(dim: int, n: int, *, stages: int = 1, tangents: int = 0) -> float:
+    """Multiplications and additions in the products of an update, forward and backward, of all layers."""
+    layers = [dim + 2 * WAVES + 2, *[WIDTH] * DEPTH, dim]
+    return 3 * stages * (1 + tangents) * 2.0 * n * sum(n_in * n_out for n_in, n_out in pairwise(layers))
+
+
+def peak_of(n: int) -> tuple[Job, float]:
+    """Products of a hidden layer and nothing else, and how many operations they are."""
+    x, weight = torch.ones(n, WIDTH), torch.ones(WIDTH, WIDTH)
 
     def job() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss().backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimiser.step()
-        average.update_parameters(block.velocity)
+        for _ in range(PEAK_PRODUCTS):
+            product(x, weight)
 
-    return job
+    return job, PEAK_PRODUCTS * 2.0 * n * WIDTH**2
 
 
 def iterations(dim: int, n: int, repeats: int) -> Iterator[dict[str, Any]]:
     """Seconds of one update of each contender."""
     x = particles_like_data(n, dim)
+    alike, by_default = "proximal, 3 steps, one probe (like for like)", "proximal, as by default"
+    start, peak = "regression start", "products of a hidden layer alone"
+    peak_job, peak_operations = peak_of(n)
     timings = take_turns(
         {
             BASELINE: published_iteration(x),
-            "proximal, 3 steps, one probe (like for like)": proximal_iteration(
-                x, steps=3, divergence="hutchinson"
-            ),
-            "proximal, as by default": proximal_iteration(x, steps=2, divergence="auto"),
-            "regression start": regression_iteration(x),
+            alike: proximal_iteration(x, steps=3, divergence="hutchinson"),
+            by_default: proximal_iteration(x, steps=2, divergence="auto"),
+            start: regression_iteration(x),
+            peak: peak_job,
         },
         repeats=repeats,
     )
+    operations = {
+        alike: products(dim, n, stages=12, tangents=1),
+        by_default: products(dim, n, stages=8, tangents=dim if dim <= DETERMINANT_DIM else 1),
+        start: products(dim, n),
+        peak: peak_operations,
+    }
     for name, timing in timings.items():
+        share = operations.get(name, math.nan) / timing.cpu * timings[peak].cpu / peak_operations
         yield {
             "part": "iteration",
             "dim": dim,
@@ -171,6 +197,8 @@ def iterations(dim: int, n: int, repeats: int) -> Iterator[dict[str, Any]]:
             "cpu_ms": 1e3 * timing.cpu,
             "wall_ms": 1e3 * timing.wall,
             "time_over_published": timing.cpu / timings[BASELINE].cpu,
+            "share_of_peak": None if math.isnan(share) else share,
+            "peak_gflops": 1e-9 * peak_operations / timings[peak].cpu,
         }
 
 
@@ -236,7 +264,8 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def heading(row: dict[str, Any]) -> str:
     """The first two lines of the table that `row` opens."""
     if row["part"] == "iteration":
-        columns = ("d", "one update, batch " + str(row["rows"]), "CPU ms", "wall ms", "time / published")
+        update = f"one update, batch {row['rows']}"
+        columns = ("d", update, "CPU ms", "wall ms", "time / published", "share of the peak")
     else:
         columns = ("d", "blocks", "what", "contender", "rows per CPU second", "rate / published")
     return f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
@@ -245,7 +274,9 @@ def heading(row: dict[str, Any]) -> str:
 def line(row: dict[str, Any]) -> str:
     """A row as Markdown."""
     if row["part"] == "iteration":
-        numbers = f"{row['cpu_ms']:.1f} | {row['wall_ms']:.1f} | {row['time_over_published']:.2f}"
+        share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.2f}"
+        times = f"{row['cpu_ms']:.1f} | {row['wall_ms']:.1f} | {row['time_over_published']:.2f}"
+        numbers = f"{times} | {share}"
         return f"| {row['dim']} | {row['contender']} | {numbers} |"
     numbers = f"{row['rows_per_second']:,.0f} | {row['rate_over_published']:.2f}"
     return f"| {row['dim']} | {row['blocks']} | {row['part']} | {row['contender']} | {numbers} |"

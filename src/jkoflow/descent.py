@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from jkoflow.errors import NumericalError
 
-__all__ = ["Descent", "DescentSettings", "descend"]
+__all__ = ["AveragedAdam", "Descent", "DescentSettings", "descend"]
 
 _FINAL_FRACTION = 0.02
 _WARM_UP = 50
@@ -108,25 +108,41 @@ class _Weights:
         return whole.mul_((_LARGEST_GRADIENT / (whole.norm() + 1e-6)).clamp_(max=1.0))
 
 
-class _Adam:
-    """Adam's moments.
+class AveragedAdam:
+    """Adam with clipped gradients, and the moving average of where it has been.
 
     Arguments:
-        like: The vector that is to be updated.
+        module: What it trains, in place.
     """
 
-    def __init__(self, like: Tensor) -> None:
-        self._first, self._second, self._updates = torch.zeros_like(like), torch.zeros_like(like), 0
+    def __init__(self, module: nn.Module) -> None:
+        self._weights = _Weights(module)
+        self._current = self._weights.read()
+        self._first, self._second = torch.zeros_like(self._current), torch.zeros_like(self._current)
+        self._updates = 0
+        self.average = self._current.clone()
+        """Of the weights after each update, shape `(n_weights,)`."""
 
-    def update(self, weights: Tensor, gradient: Tensor, rate: float) -> None:
-        """Move `weights` in place."""
+    def update(self, loss: Tensor, rate: float) -> None:
+        """One update against the gradient of `loss` at the module's present weights."""
         self._updates += 1
+        gradient = self._weights.gradient(loss)
         self._first.lerp_(gradient, 1 - _FIRST_DECAY)
         self._second.mul_(_SECOND_DECAY).addcmul_(gradient, gradient, value=1 - _SECOND_DECAY)
         unbias_first = 1 - _FIRST_DECAY**self._updates
         unbias_second = 1 - _SECOND_DECAY**self._updates
         spread = self._second.sqrt().mul_(unbias_second**-0.5).add_(_LEAST_DENOMINATOR)
-        weights.addcdiv_(self._first, spread, value=-rate / unbias_first)
+        self._current.addcdiv_(self._first, spread, value=-rate / unbias_first)
+        self._weights.write(self._current)
+        self.average.lerp_(self._current, 1.0 if self._updates == 1 else _AVERAGE_SHARE)
+
+    @torch.no_grad()
+    def at_average(self, evaluate: Callable[[], float]) -> float:
+        """What `evaluate` says while the module has the averaged weights; then it has its own again."""
+        self._weights.write(self.average)
+        value = evaluate()
+        self._weights.write(self._current)
+        return value
 
 
 def descend(
@@ -158,7 +174,7 @@ def descend(
     rate = settings.learning_rate
     for attempt in range(settings.retries + 1):
         try:
-            kept, good = _attempt(weights, loss, evaluate, settings, rate, stop, kept, good)
+            kept, good = _attempt(module, loss, evaluate, settings, rate, stop, kept, good)
         except _DivergedError as failure:
             kept, good = failure.kept, failure.good
             weights.write(good)
@@ -175,7 +191,7 @@ def descend(
 
 
 def _attempt(
-    weights: _Weights,
+    module: nn.Module,
     loss: Callable[[], Tensor],
     evaluate: Callable[[], float],
     settings: DescentSettings,
@@ -184,25 +200,20 @@ def _attempt(
     kept: Descent,
     good: Tensor,
 ) -> tuple[Descent, Tensor]:
-    current = weights.read()
-    adam, average = _Adam(current), current.clone()
-    every = max(1, settings.updates // settings.checkpoints)
+    optimiser, every = AveragedAdam(module), max(1, settings.updates // settings.checkpoints)
     best, best_update, waited, seen = kept.best, kept.best_update, 0, torch.zeros(())
     for update in range(1, settings.updates + 1):
         value = loss()
-        adam.update(current, weights.gradient(value), rate * _relative_rate(update - 1, settings.updates))
-        weights.write(current)
-        average.lerp_(current, 1.0 if update == 1 else _AVERAGE_SHARE)
+        optimiser.update(value, rate * _relative_rate(update - 1, settings.updates))
         seen = seen + value.detach()
         if update % every and update != settings.updates:
             continue
-        held_out = _evaluate_at(average, weights, evaluate)
-        weights.write(current)
-        if not (math.isfinite(float(seen)) and math.isfinite(held_out)):
+        current = optimiser.at_average(evaluate)
+        if not (math.isfinite(float(seen)) and math.isfinite(current)):
             raise _DivergedError(Descent(update, best_update, kept.first, best, 0), good)
         waited += 1
-        if held_out < best:
-            best, best_update, waited, good = held_out, update, 0, average.clone()
+        if current < best:
+            best, best_update, waited, good = current, update, 0, optimiser.average.clone()
         if waited >= settings.patience or stop(update):
             break
     return Descent(update, best_update, kept.first, best, 0), good
@@ -211,10 +222,3 @@ def _attempt(
 def _relative_rate(update: int, updates: int) -> float:
     cosine = (1 + math.cos(math.pi * update / updates)) / 2
     return min(1.0, (update + 1) / _WARM_UP) * (_FINAL_FRACTION + (1 - _FINAL_FRACTION) * cosine)
-
-
-@torch.no_grad()
-def _evaluate_at(vector: Tensor, weights: _Weights, evaluate: Callable[[], float]) -> float:
-    """The held-out value there; the module keeps these weights."""
-    weights.write(vector)
-    return evaluate()
