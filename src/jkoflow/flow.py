@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from jkoflow.blocks import Block, Inverse
 from jkoflow.laws import Law
-from jkoflow.particles import PUSH_ROWS, Particles, empty_rows
+from jkoflow.particles import Particles, empty_rows
 
 __all__ = ["Flow", "PushWithLogDet", "push_block_with_log_det"]
 
 _PULL_ROWS = 1024
 """Rows that are pulled at once: Newton's method may need all their Jacobians."""
 
-_TANGENT_ENTRIES = 2**22
-"""Most numbers carried as tangents at once: rows per chunk fall with d^2, so memory does not grow with d."""
+_TANGENT_ROWS = 6144
+"""Rows × (1 + d) that are carried at once: what they need in a layer is little more than a core's cache."""
 
 
 PushWithLogDet: TypeAlias = Callable[[Block, Particles], tuple[Tensor, Tensor]]
@@ -45,7 +45,7 @@ def push_block_with_log_det(
         particles: The rows.
         push: How a chunk is pushed; see `objective.push_with_log_det_by` for other ways than the exact one.
     """
-    size = max(1, min(PUSH_ROWS, _TANGENT_ENTRIES // (block.dim * max(block.dim, 64))))
+    size = max(1, _TANGENT_ROWS // (1 + block.dim))
     if not len(particles):
         return particles.x, particles.x.new_zeros(0)
     image, log_dets, start = empty_rows(len(particles), particles.dim, particles.x), [], 0

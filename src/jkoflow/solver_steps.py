@@ -41,8 +41,6 @@ _SOLVER_TOLERANCE_SHARE = 0.02
 _TRACE_ROWS, _TRACE_CHUNK, _TRACE_DOUBLINGS = 256, 16, 6
 _TRACE_TOLERANCE_NATS = 1e-3
 _INVERTED_ROWS = 1024
-_INVERTED_AT_ONCE = 256
-"""All of a chunk are worked on as long as one row needs it, and rows that do lie side by side, far out."""
 _FOLD_TANGENTS = 2**15
 
 
@@ -124,10 +122,9 @@ def rows_not_inverted(block: NeuralODEBlock, step: Step, judged: Particles) -> i
             noise = step.base.sample(times * len(part), step.stream("inverted rows")).to(image)
             reach = torch.linspace(1, 1.4, times).to(image).repeat_interleave(len(part))[:, None]
             ends = Particles(reach * noise, context)
-        inverse = [block.invert(part.x, part.context) for part in ends.chunks(_INVERTED_AT_ONCE)]
-        errors = torch.cat([part.error for part in inverse])
-        missed = int((errors > 10 * default_tolerance(image.dtype)).sum())
-        starts = Particles(torch.cat([part.x for part in inverse]), ends.context)
+        inverse = block.invert(ends.x, ends.context)
+        missed = int((inverse.error > 10 * default_tolerance(image.dtype)).sum())
+        starts = Particles(inverse.x, ends.context)
         return missed + rows_folded(block, part) + rows_folded(block, starts)
 
 

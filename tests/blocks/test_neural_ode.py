@@ -82,6 +82,16 @@ def test_coarse_block_is_inverted_as_the_discrete_map() -> None:
     assert float((block.push(backward.pull(y)) - y).norm(dim=1).max()) > 1e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_inverse_does_not_depend_on_which_other_rows_need_work(dtype: torch.dtype) -> None:
+    """To the last bit: of 300 rows the second half is replaced by ones near zero, which need other work."""
+    block, y = coarse_block(2).to(dtype), points(300, 2).to(dtype)
+    other = torch.cat([y[:150], 0.1 * y[150:]])
+    some, rest = block.invert(y), block.invert(other)
+    assert torch.equal(some.x[:150], rest.x[:150])
+    assert torch.equal(some.error[:150], rest.error[:150])
+
+
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9])
 def test_requested_tolerance_is_met(tolerance: float) -> None:
     inverse = coarse_block(2).invert(points(100, 2), tolerance=tolerance)

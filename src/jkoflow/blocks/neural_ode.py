@@ -8,7 +8,7 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20)-(21); the discre
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +27,25 @@ DETERMINANT_DIM = 128
 _REFINEMENTS = 60
 """Most corrections of an inverse before Newton's method takes over."""
 _NEWTON_STEPS = 30
+_CORRECTIONS_OF_ALL, _REFINED_TOGETHER = 2, 64
+"""All rows get the first corrections, so that most have what they need; those that have not are worked on so
+many at a time, filled up by repetition: what a product of matrices rounds to depends on their size, and a
+row's numbers must not depend on other rows."""
 _SLOWEST_CONTRACTION, _CHEAP_NEWTON_DIM = 0.25, 16
 """A row whose error does not fall by this factor is left to Newton's method where its Jacobian is cheap."""
+
+
+class _Search(NamedTuple):
+    """The best inverse of some rows so far, the corrected images z, their residuals, and who is still active."""
+
+    best: Inverse
+    z: Tensor
+    residual: Tensor
+    active: Tensor
+
+    def rows(self, index: Tensor) -> _Search:
+        best = Inverse(self.best.x[index], self.best.error[index])
+        return _Search(best, self.z[index], self.residual[index], self.active[index])
 
 
 class NeuralODEBlock(Block):
@@ -97,11 +114,29 @@ class NeuralODEBlock(Block):
         tolerance is returned with its error, the smallest that was reached.
         """
         goal = default_tolerance(y.dtype) if tolerance is None else tolerance
-        z, x = y, self._flow(y, context, steps=self.steps, reverse=True)
+        x = self._flow(y, context, steps=self.steps, reverse=True)
         residual = y - self.push(x, context)
         best = Inverse(x, _length(residual))
-        active, least = best.error > goal, _SLOWEST_CONTRACTION if self.dim <= _CHEAP_NEWTON_DIM else 1.0
-        for _ in range(_REFINEMENTS):
+        first = _Search(best, y, residual, best.error > goal)
+        found = self._corrected(first, y, context, goal, most=_CORRECTIONS_OF_ALL)
+        x, error = found.best.x, found.best.error
+        missed = (error > goal).nonzero().squeeze(1)
+        for start in range(0, len(missed), _REFINED_TOGETHER):
+            part = missed[start : start + _REFINED_TOGETHER]
+            rows = torch.cat([part, part[:1].expand(_REFINED_TOGETHER - len(part))])
+            given = None if context is None else context[rows]
+            search = self._corrected(found.rows(rows), y[rows], given, goal, most=_REFINEMENTS)
+            refined = self._newton(search.best, y[rows], given, goal)
+            x[rows], error[rows] = refined.x, refined.error
+        return Inverse(x, error)
+
+    def _corrected(
+        self, search: _Search, y: Tensor, context: Tensor | None, goal: float, *, most: int
+    ) -> _Search:
+        """At most so many corrections of the rows that are active."""
+        best, z, residual, active = search
+        least = _SLOWEST_CONTRACTION if self.dim <= _CHEAP_NEWTON_DIM else 1.0
+        for _ in range(most):
             if not active.any():
                 break
             z = torch.where(active[:, None], z + residual, z)
@@ -110,7 +145,7 @@ class NeuralODEBlock(Block):
             before = best.error
             best, improved = _better(best, candidate, _length(residual), active)
             active = improved & (best.error > goal) & (best.error <= least * before)
-        return self._newton(best, y, context, goal)
+        return _Search(best, z, residual, active)
 
     @property
     def solver_steps(self) -> int:
@@ -151,7 +186,7 @@ class NeuralODEBlock(Block):
         return best
 
 
-# Rows are masked, not selected: a row's numbers must not depend on which other rows still need work.
+# Among rows that are worked on together they are masked, not selected, for the same reason.
 
 
 def _length(residual: Tensor) -> Tensor:
