@@ -36,7 +36,7 @@ _SLOWEST_CONTRACTION, _CHEAP_NEWTON_DIM = 0.25, 16
 
 
 class _Search(NamedTuple):
-    """The best inverse of some rows so far, the corrected images z, their residuals, and who is still active."""
+    """The best inverse of some rows so far, the corrected images z, their residuals, and who is active."""
 
     best: Inverse
     z: Tensor
