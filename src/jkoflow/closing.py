@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from jkoflow.blocks import Block, MixtureBlock
-from jkoflow.expectation_maximisation import maximise_likelihood
+from jkoflow.expectation_maximisation import Mixture, maximise_likelihood
 from jkoflow.fit import FitState, TakenStep, closed_form_record, judge_block, take_closed_form
 from jkoflow.gaussian_step import judged_whitening
 from jkoflow.particles import Particles
@@ -46,6 +46,8 @@ _MOST_PRODUCTS = 1e10
 """Of an iteration of EM: rows × components × columns²; about a second."""
 _RELATIVE_FLOOR = 1e-6
 """Least variance in any direction that EM may settle on, over that of the columns."""
+_BACKGROUND_SPREAD = 2.0
+"""Standard deviation of the component for rows unlike any other, in those of the columns."""
 _ITERATIONS = 100
 _CLUSTERED_ROWS, _CLUSTERING_ITERATIONS = 8000, 20
 """Of k-means, where EM starts."""
@@ -107,7 +109,8 @@ def mixture_of(
         responsibilities: To start from instead, shape `(m, K)` of the first m rows.
 
     Returns:
-        The map, float64, and the responsibilities, float32, shape `(n, K)`.
+        The map of the mixture and of a wide component beside it, float64, and the responsibilities of the
+        mixture's own, float32, shape `(n, K)`.
     """
     x = rows.x if rows.context is None else torch.cat([rows.context, rows.x], dim=1)
     x = x.double()
@@ -117,13 +120,28 @@ def mixture_of(
     mixture, found = maximise_likelihood(
         z, start[: len(z)].to(z), tolerance=tolerance, most_iterations=_ITERATIONS, floor=_RELATIVE_FLOOR
     )
+    weights, means, covariances = _with_background(mixture, len(z))
     block = MixtureBlock.of(
-        mixture.weights,
-        centre + mixture.means * scale,
-        mixture.covariances * scale * scale[:, None],
+        weights,
+        centre + means * scale,
+        covariances * scale * scale[:, None],
         context_dim=rows.context_dim,
     )
     return block, found
+
+
+def _with_background(mixture: Mixture, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The mixture and one wide component for rows unlike any of those seen, of weight 1/(n + 1).
+
+    That is the rule of succession's probability of such a row. The mixture of largest likelihood gives it
+    none: a row off all of its components, which are narrow where columns depend on each other, would have a
+    density of next to nothing. It costs the other rows 1/n nats.
+    """
+    share, p = 1 / (n_rows + 1), mixture.means.shape[1]
+    weights = torch.cat([(1 - share) * mixture.weights, mixture.weights.new_full((1,), share)])
+    wide = _BACKGROUND_SPREAD**2 * torch.eye(p).to(mixture.means)
+    means = torch.cat([mixture.means, mixture.means.new_zeros(1, p)])
+    return weights, means, torch.cat([mixture.covariances, wide[None]])
 
 
 def _clustered(z: Tensor, n_components: int, generator: torch.Generator) -> Tensor:
