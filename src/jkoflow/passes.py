@@ -139,7 +139,7 @@ def _one_pass(
         taken=blocks,
         round_number=number,
     )
-    where = {"round": number, "planned": last}
+    where = {"round": number, "planned": state.number + len(schedule.gammas)}
     for taken_before, (state, step) in enumerate(fold, start=1):
         yield state, TakenStep(step.block, {**step.info, **where, **closings.to_dict()})
         drops = 0 if step.block is not None else drops + 1
