@@ -60,8 +60,8 @@ def seeded(seed: int) -> Iterator[None]:
     numpys = np.random.get_state()  # noqa: NPY002  (torchcfm draws its couplings from it)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed(seed % 2**32)  # noqa: NPY002  (the same)
         try:
             yield
         finally:
-            np.random.set_state(numpys)  # noqa: NPY002
+            np.random.set_state(numpys)  # noqa: NPY002  (the same)

@@ -85,15 +85,14 @@ def maximise_likelihood(
         ValueError: A covariance is not positive definite.
     """
     chunk = max(1, _CHUNK_NUMBERS // max(responsibilities.shape[1], _n_statistics(x.shape[1])))
-    first = zip(
-        torch.split(x[: len(responsibilities)], chunk), torch.split(responsibilities, chunk), strict=True
-    )
-    sums = _sums(_statistics(part) @ given.to(x) for part, given in first)
-    mixture, before = _of_sums(sums, floor), -math.inf
-    rows = _Rows(x, chunk)
+    p, rows, before = x.shape[1], _Rows(x, chunk), -math.inf
+    sums = x.new_zeros(_n_statistics(p), responsibilities.shape[1])
+    for statistics, given in zip(rows, torch.split(responsibilities, chunk), strict=False):
+        sums += statistics[:, : len(given)] @ given.to(x)
+    mixture = _of_sums(sums, p, floor)
     for _ in range(most_iterations):
         sums, log_likelihood = _expected(mixture, rows)
-        mixture = _of_sums(sums, floor)
+        mixture = _of_sums(sums, p, floor)
         if abs(log_likelihood - before) < tolerance:
             break
         before = log_likelihood
@@ -115,20 +114,20 @@ class _Rows:
 
 def _expected(mixture: Mixture, rows: _Rows) -> tuple[Tensor, float]:
     """The step E: sums of statistics `(f, K)`, and the mean log-likelihood of the rows, nats."""
-    w, total, count, parts = mixture.coefficients(), 0.0, 0, []
+    w, total, count = mixture.coefficients(), 0.0, 0
+    sums = torch.zeros_like(w.T)
     for statistics in rows:
         joint = w @ statistics
         largest = joint.amax(dim=0)
         share = joint.sub_(largest).exp_()
         size = share.sum(dim=0)
         total, count = total + float((largest + size.log()).sum()), count + len(size)
-        parts.append(statistics @ share.div_(size).T)
-    return _sums(iter(parts)), total / count
+        sums += statistics @ share.div_(size).T
+    return sums, total / count
 
 
-def _of_sums(sums: Tensor, floor: float) -> Mixture:
-    """The step M, from sums of statistics `(f, K)`."""
-    p = next(p for p in range(1, len(sums)) if _n_statistics(p) == len(sums))
+def _of_sums(sums: Tensor, p: int, floor: float) -> Mixture:
+    """The step M, from sums of statistics `(f, K)` of p columns."""
     size = sums[0] + _SMALLEST_SIZE
     moments = (sums[1:] / size).T
     means, (row, column) = moments[:, :p], _pairs(p, sums.device)
@@ -154,7 +153,3 @@ def _pairs(p: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """All i <= j below p."""
     row, column = torch.triu_indices(p, p, device=device)
     return row, column
-
-
-def _sums(parts: Iterator[Tensor]) -> Tensor:
-    return torch.stack(list(parts)).sum(dim=0)

@@ -86,6 +86,17 @@ def test_gradient_of_the_log_density_is_the_score_of_the_mixture() -> None:
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
+def test_far_rows_have_a_gradient() -> None:
+    """Where no probability is a number in float64 any more, beside rows where it is."""
+    block, law = block_and_law(2)
+    x = (points(8, 2) + torch.tensor([0.0, 200.0]).repeat(4).double()[:, None]).requires_grad_()
+    y, log_det = block.push_with_log_det(x)
+    (found,) = torch.autograd.grad((StandardNormal(2).log_prob(y) + log_det).sum(), x)
+    again = x.detach().requires_grad_()
+    (expected,) = torch.autograd.grad(law.log_prob(again).sum(), again)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("distance", [20.0, 200.0, 2000.0])
 def test_far_rows_keep_their_density_and_come_back(distance: float) -> None:
     """Where no probability is a number in float64 any more."""

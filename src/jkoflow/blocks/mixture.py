@@ -217,7 +217,7 @@ class MixtureBlock(Block):
 
 def _mixture_quantile(u: Tensor, w: Tensor, log_w: Tensor) -> Tensor:
     """Phi^{-1}(sum_k w_k Phi(u_k)) over dimension 1, by the smaller of both tails."""
-    if is_transformed(u):
+    if u.requires_grad or is_transformed(u):  # an infinite quantile would have no derivative, wanted or not
         return _mixture_quantile_by_logarithms(u, log_w)
     below, above = ((0.5 * w * torch.special.erfc(side * math.sqrt(0.5) * u)).sum(dim=1) for side in (-1, 1))
     tail = torch.special.ndtri(torch.minimum(below, above))

@@ -93,7 +93,7 @@ class MLPVelocity(VelocityField):
 
     def raw(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:
         """The network F alone: no amplitude and no taper; what regression fits."""
-        if not (x.requires_grad or is_transformed(x) or self.frequencies.requires_grad):
+        if not (x.requires_grad or is_transformed(x)):
             columns, weights, biases = self._parts(x, t, context)
             return propagate_values(x, columns, self.frequencies, weights, biases)
         phase = x @ self.frequencies.T
