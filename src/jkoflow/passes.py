@@ -29,7 +29,7 @@ from jkoflow.pace import Pace, affordable_blocks, paced_trainer
 from jkoflow.pilot import Pilot
 from jkoflow.proximal import DispatchedTrainer
 from jkoflow.runtime import Runtime
-from jkoflow.schedule import resolve_schedule
+from jkoflow.schedule import Schedule, resolve_schedule
 
 __all__ = ["closed_passes"]
 
@@ -79,7 +79,7 @@ def closed_passes(
             return
         n_blocks = len(state.flow)
         mine = [done for done in taken if done.info["round"] == number]
-        steps = _one_pass(state, number, choice, settings, runtime, decisions, mine)
+        steps = _Pass(number, choice, settings, runtime, decisions).steps(state, mine)
         for state, step in steps:
             yield state, step
         if not _is_closing(step) or len(state.flow) == n_blocks:
@@ -99,60 +99,88 @@ def _is_closing(step: TakenStep) -> bool:
     return bool(step.info["finished_on"] == "closed_form")
 
 
-def _one_pass(
-    state: FitState,
-    number: int,
-    choice: Pilot,
-    settings: Settings,
-    runtime: Runtime,
-    decisions: Decisions,
-    taken: Sequence[TakenStep],
-) -> Iterator[tuple[FitState, TakenStep]]:
-    """Blocks while they are worth their place, and the closing, where it is worth its own."""
-    room = settings.max_blocks - len(state.flow)
-    affordable = affordable_blocks(room, len(state.train), choice, decisions, round_number=number)
-    schedule = resolve_schedule(
-        "auto", max_blocks=affordable + 1, particles=state.train, generator=runtime.stream("schedule")
-    )
-    last = state.number + len(schedule.gammas) - 1
-    if len(schedule.gammas) > room:
-        schedule = replace(schedule, gammas=schedule.gammas[:-1])
-    pace = Pace(
-        recipe.updates_per_block(len(state.train)),
-        last,
-        decisions,
-        choice.seconds,
-        reserve=_RESERVE * decisions.remaining() if decisions.limited else 0.0,
-        first_share=_FIRST_SHARE,
-    )
-    blocks, closed = [d for d in taken if not _is_closing(d)], [d for d in taken if _is_closing(d)]
-    scout, seconds = _scouting(state, number, runtime, decisions)
-    closings, drops = _Closings(number, runtime, decisions, settings.max_blocks, scout, seconds), 0
-    closings.of(state)  # its search is not what a block costs
-    fold = proximal_fold(
-        state,
-        schedule=schedule,
-        trainer=DispatchedTrainer(paced_trainer(choice, pace, settings)),
-        runtime=runtime,
-        keep=closings.keep,
-        stop=partial(decisions.stop_at, round_number=number),
-        taken=blocks,
-        round_number=number,
-    )
-    where = {"round": number, "planned": state.number + len(schedule.gammas)}
-    for taken_before, (state, step) in enumerate(fold, start=1):
-        yield state, TakenStep(step.block, {**step.info, **where, **closings.to_dict()})
-        drops = 0 if step.block is not None else drops + 1
-        if drops == _DROPS or (closed and taken_before == len(blocks)):
-            break
-        if state.number == last and closings.of(state).n_components > 1:
-            break  # a mixture does in a second what the free block does in ten times a block's
-    if closed:
-        assert closed[0].block is not None
-        yield take_closed_form(state, closed[0].block, runtime)[0], closed[0]
-    elif (closing := closings.careful(state)).block is not None:
-        state, step = close(closing, state, runtime)
-        yield state, TakenStep(step.block, {**step.info, **where, "planned": state.number})
+@dataclass(frozen=True)
+class _Pass:
+    """Blocks while they are worth their place, and the closing, where it is worth its own.
+
+    Arguments:
+        number: Of the pass, from 0.
+        choice, settings, runtime, decisions: See `closed_passes`.
+    """
+
+    number: int
+    choice: Pilot
+    settings: Settings
+    runtime: Runtime
+    decisions: Decisions
+
+    def steps(self, state: FitState, taken: Sequence[TakenStep]) -> Iterator[tuple[FitState, TakenStep]]:
+        """The pass from `state` on; of an interrupted fit, after the steps that it had `taken`."""
+        blocks, closed = [d for d in taken if not _is_closing(d)], [d for d in taken if _is_closing(d)]
+        schedule, last = self._schedule(state)
+        pace, planned = self._pace(state, last), state.number + len(schedule.gammas)
+        closings, drops = self._closings(state), 0
+        fold = proximal_fold(
+            state,
+            schedule=schedule,
+            trainer=DispatchedTrainer(paced_trainer(self.choice, pace, self.settings)),
+            runtime=self.runtime,
+            keep=closings.keep,
+            stop=partial(self.decisions.stop_at, round_number=self.number),
+            taken=blocks,
+            round_number=self.number,
+        )
+        for taken_before, (state, step) in enumerate(fold, start=1):
+            where = {"round": self.number, "planned": planned}
+            yield state, TakenStep(step.block, {**step.info, **where, **closings.to_dict()})
+            drops = 0 if step.block is not None else drops + 1
+            if drops == _DROPS or (closed and taken_before == len(blocks)):
+                break
+            if state.number == last and closings.of(state).n_components > 1:
+                break  # a mixture does in a second what the free block does in ten times a block's
+        if closed:
+            assert closed[0].block is not None
+            yield take_closed_form(state, closed[0].block, self.runtime)[0], closed[0]
+        elif (closing := closings.careful(state)).block is not None:
+            state, step = close(closing, state, self.runtime)
+            where = {"round": self.number, "planned": state.number}
+            yield state, TakenStep(step.block, {**step.info, **where})
+
+    def _schedule(self, state: FitState) -> tuple[Schedule, int]:
+        """Step sizes, the free one last if there is room, and the number of the last step before it."""
+        room = self.settings.max_blocks - len(state.flow)
+        affordable = affordable_blocks(
+            room, len(state.train), self.choice, self.decisions, round_number=self.number
+        )
+        schedule = resolve_schedule(
+            "auto",
+            max_blocks=affordable + 1,
+            particles=state.train,
+            generator=self.runtime.stream("schedule"),
+        )
+        last = state.number + len(schedule.gammas) - 1
+        if len(schedule.gammas) > room:
+            schedule = replace(schedule, gammas=schedule.gammas[:-1])
+        return schedule, last
+
+    def _pace(self, state: FitState, last: int) -> Pace:
+        return Pace(
+            recipe.updates_per_block(len(state.train)),
+            last,
+            self.decisions,
+            self.choice.seconds,
+            reserve=_RESERVE * self.decisions.remaining() if self.decisions.limited else 0.0,
+            first_share=_FIRST_SHARE,
+        )
+
+    def _closings(self, state: FitState) -> _Closings:
+        """What knows the closings of the pass; the first is looked for here, it is not what a block costs."""
+        scout, seconds = _scouting(state, self.number, self.runtime, self.decisions)
+        closings = _Closings(
+            self.number, self.runtime, self.decisions, self.settings.max_blocks, scout, seconds
+        )
+        closings.of(state)
+        return closings
 
 
 def _scouting(state: FitState, number: int, runtime: Runtime, decisions: Decisions) -> tuple[Search, float]:
