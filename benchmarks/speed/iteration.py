@@ -41,8 +41,9 @@ from jkoflow.descent import AveragedAdam, DescentSettings
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.likelihood import log_prob
-from jkoflow.objective import KLObjective, push_with_log_det_by
+from jkoflow.objective import TRAINED_DETERMINANT_DIM, KLObjective, push_with_log_det_by
 from jkoflow.particles import Particles
+from jkoflow.step import NetworkSettings
 from jkoflow.velocity import MLPVelocity
 from jkoflow.velocity.perceptron import product
 from jkoflow.warm_start import ou_angle, ou_path, warm_start
@@ -59,10 +60,8 @@ FLOW_BLOCKS = 10
 SCORED_ENTRIES = 2**14
 """Rows times columns of one measurement of rows per second."""
 BASELINE = "published recipe"
-WIDTH, DEPTH, WAVES = 128, 3, 32
-"""Of our default network: hidden layers and random frequencies."""
-DETERMINANT_DIM = 3
-"""Up to which the divergence is by default the determinant of the map."""
+NETWORK = NetworkSettings()
+"""Our default network for the proximal objective alone."""
 PEAK_PRODUCTS = 20
 
 Job: TypeAlias = Callable[[], object]
@@ -150,19 +149,20 @@ def _update(block: NeuralODEBlock, loss: Callable[[], Tensor]) -> Job:
 
 def products(dim: int, n: int, *, stages: int = 1, tangents: int = 0) -> float:
     """Multiplications and additions in the products of an update, forward and backward, of all layers."""
-    layers = [dim + 2 * WAVES + 2, *[WIDTH] * DEPTH, dim]
+    layers = [dim + 2 * NETWORK.n_frequencies + 2, *[NETWORK.width] * NETWORK.depth, dim]
     return 3 * stages * (1 + tangents) * 2.0 * n * sum(n_in * n_out for n_in, n_out in pairwise(layers))
 
 
 def peak_of(n: int) -> tuple[Job, float]:
     """Products of a hidden layer and nothing else, and how many operations they are."""
-    x, weight = torch.ones(n, WIDTH), torch.ones(WIDTH, WIDTH)
+    width = NETWORK.width
+    x, weight = torch.ones(n, width), torch.ones(width, width)
 
     def job() -> None:
         for _ in range(PEAK_PRODUCTS):
             product(x, weight)
 
-    return job, PEAK_PRODUCTS * 2.0 * n * WIDTH**2
+    return job, PEAK_PRODUCTS * 2.0 * n * width**2
 
 
 def iterations(dim: int, n: int, repeats: int) -> Iterator[dict[str, Any]]:
@@ -183,7 +183,7 @@ def iterations(dim: int, n: int, repeats: int) -> Iterator[dict[str, Any]]:
     )
     operations = {
         alike: products(dim, n, stages=12, tangents=1),
-        by_default: products(dim, n, stages=8, tangents=dim if dim <= DETERMINANT_DIM else 1),
+        by_default: products(dim, n, stages=8, tangents=dim if dim <= TRAINED_DETERMINANT_DIM else 1),
         start: products(dim, n),
         peak: peak_operations,
     }

@@ -22,6 +22,7 @@ from jkoflow.particles import Particles
 
 __all__ = [
     "DIVERGENCES",
+    "TRAINED_DETERMINANT_DIM",
     "KLObjective",
     "Terms",
     "penalised_log_det",
@@ -32,7 +33,7 @@ __all__ = [
 DIVERGENCES = ("auto", "determinant", "exact", "hutchinson")
 """How training sees the log-determinant; scoring always uses the determinant of the discrete map."""
 
-_DETERMINANT_TRAINING_DIM = 3
+TRAINED_DETERMINANT_DIM = 3
 """Up to here `auto` trains on the determinant itself: d tangents cost little more than one probe."""
 
 _LEAST_LOG_DET = -3.0
@@ -73,7 +74,7 @@ def push_with_log_det_by(divergence: str, *, dim: int, generator: torch.Generato
     if divergence not in DIVERGENCES:
         raise InputError(f"divergence: expected one of {list(DIVERGENCES)}, got {divergence!r}")
     if divergence == "auto":
-        divergence = "determinant" if dim <= _DETERMINANT_TRAINING_DIM else "hutchinson"
+        divergence = "determinant" if dim <= TRAINED_DETERMINANT_DIM else "hutchinson"
     if divergence == "determinant":
         return push_penalised
     if divergence == "exact":
