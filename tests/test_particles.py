@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,3 +78,61 @@ def test_map_pushes_every_row_with_its_context(size: int) -> None:
 def test_map_builds_no_graph() -> None:
     weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
     assert not particles().map(lambda x, c: x * weight).x.requires_grad
+
+
+def counted(sizes: list[int]) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """A push that notes how many rows it was given."""
+
+    def push(x: Tensor, context: Tensor | None) -> Tensor:
+        sizes.append(len(x))
+        return 2 * x + context
+
+    return push
+
+
+def test_deferred_particles_are_those_of_map() -> None:
+    deferred, mapped = particles().deferred(counted([])), particles().map(counted([]))
+    index = torch.tensor([7, 0, 7])
+    assert (len(deferred), deferred.dim, deferred.context_dim) == (10, 2, 1)
+    for part in (slice(2, 5), slice(0, 0), slice(8, 20), index, slice(0, 10)):
+        assert torch.equal(deferred.rows(part).x, mapped.rows(part).x)
+        assert torch.equal(deferred.rows(part).context, mapped.rows(part).context)
+    assert torch.equal(deferred.draw(6, generator(1)).x, mapped.draw(6, generator(1)).x)
+    assert torch.equal(torch.cat([part.x for part in deferred.chunks(3)]), mapped.x)
+
+
+def test_deferred_particles_push_what_is_asked_for_and_all_rows_once() -> None:
+    sizes: list[int] = []
+    once = particles().deferred(counted(sizes))
+    twice = once.deferred(counted(sizes))
+    assert sizes == []
+    assert torch.equal(once.rows(slice(0, 3)).x, once.x[:3])
+    assert sizes == [3, 10]
+    assert torch.equal(twice.rows(slice(1, 3)).x, 2 * once.x[1:3] + once.context[1:3])
+    assert sizes == [3, 10, 2]
+    twice.draw(4, generator(0))
+    twice.rows(slice(0, 4))
+    assert sizes == [3, 10, 2, 10]
+
+
+def test_slice_of_deferred_particles_has_the_same_bits_whatever_was_asked_before() -> None:
+    weight = torch.randn(3, 3, generator=generator(1), dtype=torch.float32)
+    rows = Particles(torch.randn(40_000, 3, generator=generator(2), dtype=torch.float32))
+
+    def deferred_twice() -> tuple[Particles, Particles]:
+        once = rows.deferred(lambda x, context: torch.tanh(x @ weight))
+        return once, once.deferred(lambda x, context: torch.tanh(x @ weight))
+
+    first, after = deferred_twice()
+    assert first.x.shape == (40_000, 3)
+    _, at_once = deferred_twice()
+    assert torch.equal(after.rows(slice(0, 8000)).x, at_once.rows(slice(0, 8000)).x)
+
+
+def test_deferred_particles_let_go_of_where_they_came_from() -> None:
+    source = particles()
+    gone, deferred = weakref.ref(source), source.deferred(counted([]))
+    del source
+    assert gone() is not None
+    assert deferred.x.shape == (10, 2)
+    assert gone() is None

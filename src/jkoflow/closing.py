@@ -25,7 +25,7 @@ from torch.nn.functional import one_hot
 
 from jkoflow.blocks import Block, MixtureBlock
 from jkoflow.expectation_maximisation import Mixture, maximise_likelihood
-from jkoflow.fit import FitState, TakenStep, closed_form_record, judge_block, take_closed_form
+from jkoflow.fit import FitState, TakenStep, closed_form_record, take_block, take_closed_form
 from jkoflow.gaussian_step import judged_whitening
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime
@@ -189,7 +189,7 @@ def best_closing(
         except ValueError:  # EM came to a component of no width: so many are no choice
             return Closing(None, number, torch.full_like(part.log_det, -math.inf))
         block = block.to(device=runtime.device, dtype=runtime.dtype)
-        return Closing(block, number, judge_block(part, block, runtime)[0].held_out_log_prob, found)
+        return Closing(block, number, take_block(part, block, runtime)[0].held_out_log_prob, found)
 
     def climbed(best: Closing, factor: float) -> Closing:
         while _FEWEST <= (number := int(best.n_components * factor)) <= most:

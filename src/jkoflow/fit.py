@@ -38,7 +38,6 @@ __all__ = [
     "improves",
     "initial_state",
     "is_significant",
-    "judge_block",
     "proximal_fold",
     "take_block",
     "take_closed_form",
@@ -81,7 +80,7 @@ class FitState:
 
 
 Keep = Callable[[FitState, FitState], bool]
-"""Whether a block is worth its place, by the states before and after it, training rows not moved yet."""
+"""Whether a block is worth its place, by the states before and after it."""
 
 
 @dataclass(frozen=True)
@@ -100,21 +99,10 @@ def initial_state(base: Law, train: Particles, validation: Particles) -> FitStat
 
 
 def take_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:
-    """The state after `block`, and its held-out loss terms, transport and NLL."""
-    judged, info = judge_block(state, block, runtime)
-    return replace(judged, train=state.train.map(block.push)), info
+    """The state after `block`, and its held-out loss terms, transport and NLL.
 
-
-def take_closed_form(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:
-    """As `take_block`, for a step outside of any schedule: numbered as the next, distances start anew."""
-    after, info = take_block(state, block, runtime)
-    return replace(after, number=state.number + 1, moved=()), info
-
-
-def judge_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:
-    """As `take_block`, but the training rows stay where they were: all that a choice of a block looks at.
-
-    The step-doubling error is that of the first `PUSH_ROWS` held-out rows, which are in random order.
+    Training rows are pushed when they are asked for: a block that is only judged costs the held-out rows. The
+    step-doubling error is that of the first `PUSH_ROWS` held-out rows, which are in random order.
     """
     before = state.validation
     some = before.rows(slice(0, PUSH_ROWS))
@@ -144,6 +132,7 @@ def judge_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitSta
     after = replace(
         state,
         flow=state.flow.then(block),
+        train=state.train.deferred(block.push),
         validation=Particles(image, before.context),
         log_det=accumulated,
         nll=nll,
@@ -152,8 +141,14 @@ def judge_block(state: FitState, block: Block, runtime: Runtime) -> tuple[FitSta
     return after, info
 
 
+def take_closed_form(state: FitState, block: Block, runtime: Runtime) -> tuple[FitState, StepInfo]:
+    """As `take_block`, for a step outside of any schedule: numbered as the next, distances start anew."""
+    after, info = take_block(state, block, runtime)
+    return replace(after, number=state.number + 1, moved=()), info
+
+
 def closed_form_record(info: StepInfo, number: int, **more: Any) -> StepInfo:
-    """The record of a step that no descent found: what `judge_block` told and what is particular to it."""
+    """The record of a step that no descent found: what `take_block` told and what is particular to it."""
     return {
         **info,
         "block": number,
@@ -236,14 +231,13 @@ def _applied(
     """The state after a step; a block that is dropped, now or on record, leaves the flow as it was."""
     if done.block is None:
         return replace(state, number=number), done
-    after, info = judge_block(state, done.block.requires_grad_(False), runtime)
+    after, info = take_block(state, done.block.requires_grad_(False), runtime)
     kept = keep is None or keep(state, after)
     record = {**done.info, **info, "block": number, "kept": kept}
     if not kept:
         return replace(state, number=number), TakenStep(None, record)
     ended = stop_ratio is not None and info["transport_ratio"] < stop_ratio
-    train = state.train.map(done.block.push)
-    return replace(after, train=train, number=number, finished=ended), TakenStep(done.block, record)
+    return replace(after, number=number, finished=ended), TakenStep(done.block, record)
 
 
 def improves(before: FitState, after: FitState) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
-from jkoflow.fit import FitState, StepInfo, TakenStep, closed_form_record, judge_block, take_closed_form
+from jkoflow.fit import FitState, StepInfo, TakenStep, closed_form_record, take_block, take_closed_form
 from jkoflow.moments import Moments
 from jkoflow.runtime import Runtime
 
@@ -29,16 +29,15 @@ _LEAST_VARIANCE = 1e-10
 
 def gaussian_step(state: FitState, runtime: Runtime) -> tuple[FitState, TakenStep]:
     """Whiten by the training rows, with the covariance that serves the held-out rows best."""
-    judged, info, block, name = judged_whitening(state, runtime)
-    number, train = state.number + 1, state.train.map(block.push)
-    after = replace(judged, train=train, number=number, moved=())
-    return after, TakenStep(block, closed_form_record(info, number, covariance=name))
+    after, info, block, name = judged_whitening(state, runtime)
+    after = replace(after, number=state.number + 1, moved=())
+    return after, TakenStep(block, closed_form_record(info, after.number, covariance=name))
 
 
 def judged_whitening(state: FitState, runtime: Runtime) -> tuple[FitState, StepInfo, AffineBlock, str]:
-    """The step and what held-out rows say of it, as `fit.judge_block`, and the name of its covariance."""
+    """The step and what held-out rows say of it, as `fit.take_block`, and the name of its covariance."""
     outcomes = [
-        (*judge_block(state, block, runtime), block, name)
+        (*take_block(state, block, runtime), block, name)
         for name, block in _whitenings(Moments.of(state.train.x), runtime).items()
     ]
     return min(outcomes, key=lambda outcome: outcome[0].nll)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from jkoflow.errors import InputError
 from jkoflow.storage.scratch import empty_array
 
-__all__ = ["PUSH_ROWS", "Particles", "empty_rows"]
+__all__ = ["PUSH_ROWS", "DeferredParticles", "Particles", "empty_rows"]
 
 PUSH_ROWS = 16_384
 """Rows that are pushed at once: large enough for full speed, small enough that memory stays flat."""
@@ -76,11 +77,59 @@ class Particles:
         for start in range(0, len(self), size):
             yield self.rows(slice(start, start + size))
 
+    def deferred(self, push: Callable[[Tensor, Tensor | None], Tensor]) -> Particles:
+        """As `map`, but rows are pushed when they are asked for: see `DeferredParticles`."""
+        return DeferredParticles(self, push)
+
     @torch.no_grad()
     def map(self, push: Callable[[Tensor, Tensor | None], Tensor], *, size: int = PUSH_ROWS) -> Particles:
         """The image of the particles under `push(x, context)`, written chunk by chunk into one new array."""
-        image = empty_rows(len(self), self.dim, self.x)
+        like = self.rows(slice(0, 0)).x
+        image = empty_rows(len(self), self.dim, like)
         for start in range(0, len(self), size):
             part = self.rows(slice(start, start + size))
             image[start : start + len(part)] = push(part.x, part.context)
         return Particles(image, self.context)
+
+
+class DeferredParticles(Particles):
+    """The image of particles under a push, made when it is asked for: a slice for itself, all rows once.
+
+    What follows the last block that is trained looks at some of the rows, and what follows the last block of
+    all at none. The particles that they came from go when all rows have been pushed.
+
+    Arguments:
+        source: The particles.
+        push: As of `Particles.map`.
+    """
+
+    _source: Particles
+    _push: Callable[[Tensor, Tensor | None], Tensor]
+    _shape: tuple[int, int]
+
+    def __init__(self, source: Particles, push: Callable[[Tensor, Tensor | None], Tensor]) -> None:
+        shape = (len(source), source.dim)  # the class is frozen, so not by attribute
+        self.__dict__.update(context=source.context, _source=source, _push=push, _shape=shape)
+
+    @cached_property
+    def x(self) -> Tensor:
+        """Positions, shape `(n, d)`, standardised units."""
+        image = self._source.map(self._push)
+        del self.__dict__["_source"]
+        return image.x
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    @property
+    def dim(self) -> int:
+        """d, the number of columns."""
+        return self._shape[1]
+
+    def rows(self, index: Tensor | slice) -> Particles:
+        """The particles at `index`, in that order."""
+        if "x" in self.__dict__ or not isinstance(index, slice):
+            return super().rows(index)
+        # of all rows of the source, so that a slice has the same bits whoever has asked for what before
+        source = Particles(self._source.x, self.context)
+        return source.rows(index).map(self._push)

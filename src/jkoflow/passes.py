@@ -234,8 +234,7 @@ class _Closings:
 
     def keep(self, before: FitState, after: FitState) -> bool:
         """Whether the flow closed after the block beats the flow closed before it, by more than chance."""
-        rows = before.train.rows(slice(0, self.scout.rows)).map(list(after.flow)[-1].push)
-        current, candidate = self.of(before), self._scouted(replace(after, train=rows))
+        current, candidate = self.of(before), self._scouted(after)
         gain = candidate.log_prob - current.log_prob
         better = is_significant(gain, standard_errors=1.0) and float(gain.mean()) > _LEAST_GAIN_NATS
         if better:
