@@ -96,13 +96,14 @@ def with_chosen_steps(block: NeuralODEBlock, step: Step, judged: Particles) -> C
 
 def with_steps_doubled(chosen: Chosen, step: Step, judged: Particles) -> Chosen:
     """The block at twice the steps, and so on, until no row is missed; the one that misses fewest."""
-    best = chosen
-    while chosen.missed and chosen.block.steps < _MOST_SOLVER_STEPS:
-        finer = replace_steps(chosen.block, 2 * chosen.block.steps)
-        missed = rows_not_inverted(finer, step, judged)
-        chosen = Chosen(finer, nll_after(finer, step.base, judged), missed)
-        best = min(best, chosen, key=lambda choice: choice.missed)
-    return best
+    fewest, block, missed = chosen.missed, chosen.block, chosen.missed
+    best = block
+    while missed and block.steps < _MOST_SOLVER_STEPS:
+        block = replace_steps(block, 2 * block.steps)
+        missed = rows_not_inverted(block, step, judged)
+        if missed < fewest:
+            best, fewest = block, missed
+    return chosen if best is chosen.block else Chosen(best, nll_after(best, step.base, judged), fewest)
 
 
 def rows_not_inverted(block: NeuralODEBlock, step: Step, judged: Particles) -> int:
