@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from jkoflow.blocks import AffineBlock, MixtureBlock
-from jkoflow.closing import Closing, Search, best_closing, close, closing_by_nothing, mixture_of
+from jkoflow.closing import (
+    Closing,
+    Search,
+    best_closing,
+    close,
+    closing_by_nothing,
+    mixture_of,
+    stacked_closing,
+)
 from jkoflow.fit import FitState, initial_state
 from jkoflow.laws import GaussianMixture, StandardNormal
 from jkoflow.likelihood import log_prob
@@ -165,6 +173,64 @@ def test_mixture_that_is_not_found_is_no_choice(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("jkoflow.closing.mixture_of", failing)
     assert best_closing(drawn(clusters(2)), RUNTIME, SEARCH).n_components == 2
+
+
+def two_rings(n: int, seed: int) -> torch.Tensor:
+    """Rows around two circles, which no mixture of few components is."""
+    source = generator(seed)
+    angle = 2 * torch.pi * torch.rand(n, generator=source, dtype=torch.float64)
+    radius = 1.0 + torch.randint(0, 2, (n, 1), generator=source)
+    noise = torch.randn(n, 2, generator=source, dtype=torch.float64)
+    return radius * torch.stack([angle.cos(), angle.sin()], dim=1) + 0.08 * noise
+
+
+STACKED = Search(rows=3000, tolerance=1e-3, most_components=16, most_members=4)
+
+
+def test_mean_of_mixtures_errs_less_than_one_of_them() -> None:
+    state, fresh = state_of(two_rings(400, 1), two_rings(2000, 2)), two_rings(4000, 3)
+    one = best_closing(state, RUNTIME, STACKED)
+    several = stacked_closing(one, state, RUNTIME, STACKED)
+    flows = [close(closing, state, RUNTIME)[0].flow for closing in (one, several)]
+    gain = log_prob(flows[1], fresh) - log_prob(flows[0], fresh)
+    assert several.nll < one.nll - 0.02
+    assert float(gain.mean()) > 3 * float(gain.std()) / 4000**0.5
+    assert several.n_components % one.n_components == 0
+    assert several.n_components > one.n_components > 1
+
+
+def test_one_mixture_stays_where_no_others_are_asked_for_or_none_help() -> None:
+    state = drawn(clusters(4))
+    closing = best_closing(state, RUNTIME, STACKED)
+    assert stacked_closing(closing, state, RUNTIME, SEARCH) is closing
+    assert stacked_closing(closing, state, RUNTIME, STACKED).nll > closing.nll - 0.01
+    nothing = closing_by_nothing(state)
+    assert stacked_closing(nothing, state, RUNTIME, STACKED) is nothing
+
+
+def test_mean_has_no_more_components_than_are_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = state_of(two_rings(400, 1), two_rings(2000, 2))
+    one = best_closing(state, RUNTIME, STACKED)
+    monkeypatch.setattr("jkoflow.closing._MOST_STACKED", 2 * one.n_components)
+    assert stacked_closing(one, state, RUNTIME, STACKED).n_components <= 2 * one.n_components
+
+
+def test_mean_of_what_was_found_stays_where_a_further_mixture_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = state_of(two_rings(400, 1), two_rings(2000, 2))
+    one, calls = best_closing(state, RUNTIME, STACKED), 0
+
+    def failing(*rest: object, **more: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise ValueError("covariance: expected a positive definite one")
+        return mixture_of(*rest, **more)
+
+    monkeypatch.setattr("jkoflow.closing.mixture_of", failing)
+    several = stacked_closing(one, state, RUNTIME, STACKED)
+    assert calls >= 2
+    assert several.n_components == 2 * one.n_components
+    assert several.nll < one.nll
 
 
 def test_closing_whose_density_is_no_number_is_the_worst() -> None:

@@ -51,7 +51,9 @@ def test_heavy_tails_are_closed_by_a_mixture_and_a_second_pass_follows() -> None
     steps = run(state)
     closings = [step for _, step in steps if step.info["finished_on"] == "closed_form"]
     assert isinstance(closings[0].block, MixtureBlock)
-    assert closings[0].info["components"] == closings[0].block.n_components - 1 > 1, "one is for odd rows"
+    rare = closings[0].block.n_components - closings[0].info["components"]
+    assert rare in (1, 2, 4), "one of each mixture is for odd rows"
+    assert closings[0].info["components"] > 1
     assert {step.info["round"] for _, step in steps} == {0, 1}
     assert steps[-1][0].nll < state.nll
     numbers = [step.info["block"] for _, step in steps]
@@ -98,7 +100,7 @@ def test_searches_under_a_budget_are_recorded_and_replayed() -> None:
     log: list[dict[str, Any]] = []
     whole = run(start(), Decisions(budget=10.0, clock=Clock(0.05), record=log.append))
     decided = {entry["what"] for entry in log}
-    assert {"closing seconds", "components", "careful components"} <= decided
+    assert {"closing seconds", "components", "careful components", "stacked mixtures"} <= decided
     again = run(start(), Decisions(budget=10.0, clock=Clock(1e-9), recorded=log))
     one, other = whole[-1][0].flow.state_dict(), again[-1][0].flow.state_dict()
     assert one.keys() == other.keys()

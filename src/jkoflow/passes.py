@@ -22,6 +22,7 @@ from jkoflow.closing import (
     close,
     closing_by_nothing,
     mixture_of,
+    stacked_closing,
 )
 from jkoflow.config import Settings
 from jkoflow.fit import FitState, TakenStep, is_significant, proximal_fold, take_closed_form
@@ -34,7 +35,7 @@ from jkoflow.schedule import Schedule, resolve_schedule
 __all__ = ["closed_passes"]
 
 _SCOUT = Search(rows=8000, tolerance=2e-3, most_components=64)
-_CAREFUL = Search(rows=40_000, tolerance=1e-3, most_components=256)
+_CAREFUL = Search(rows=40_000, tolerance=1e-3, most_components=256, most_members=8)
 _RESERVE = 0.15
 """Of what a budget leaves at the start of a pass: held back for its closing."""
 _FIRST_SHARE = 1.25
@@ -46,6 +47,9 @@ _CAREFUL_COST = 2
 _REHEARSED_COMPONENTS = 32
 _SEARCH_SHARE = 0.04
 """Of the time that a budget leaves: most that one mixture may take."""
+_STACKING_SHARE, _STACKING_COST = 0.5, 3
+"""Of the time that a budget leaves: most that the mixtures of a mean may take. With those of twice as many
+components they cost three times what the first alone do."""
 _LEAST_GAIN_NATS = 0.002
 """Of a block, below which it is not worth its time, nor that of every sample and score."""
 _DROPS = 2
@@ -248,9 +252,23 @@ class _Closings:
         if 1 < found.n_components <= search.most_components:
             again = best_closing(state, self.runtime, search, before=found)
             found = min(found, again, key=lambda closing: closing.nll)
+            found = self._stacked(found, state, search)
         none = closing_by_nothing(state)
         worth = is_significant(found.log_prob - none.log_prob, standard_errors=1.0)
         return found if worth else none
+
+    def _stacked(self, found: Closing, state: FitState, search: Search) -> Closing:
+        """The mean of as many mixtures as there is time for, where it is better."""
+        if self.decisions.limited:
+            cost = _STACKING_COST * found.n_components * self._careful_seconds(len(state.train))
+
+            def most() -> int:
+                return _affordable(search.most_members, cost, _STACKING_SHARE * self.decisions.remaining())
+
+            search = replace(
+                search, most_members=self.decisions.decide("stacked mixtures", most, round=self.number)
+            )
+        return stacked_closing(found, state, self.runtime, search)
 
     def to_dict(self) -> dict[str, Any]:
         """What is known of the closed flow, for the record."""
@@ -269,13 +287,17 @@ class _Closings:
         """More rows and components than scouts have; under a budget, as far as there is time."""
         if not self.decisions.limited:
             return _CAREFUL
-        times = _CAREFUL_COST * min(_CAREFUL.rows, n_rows) / min(self.scout.rows, n_rows)
+        seconds = self._careful_seconds(n_rows)
         most = self.decisions.decide(
             "careful components",
-            lambda: _affordable(_CAREFUL.most_components, times * self.seconds, self.decisions.remaining()),
+            lambda: _affordable(_CAREFUL.most_components, seconds, self.decisions.remaining()),
             round=self.number,
         )
         return replace(_CAREFUL, most_components=most)
+
+    def _careful_seconds(self, n_rows: int) -> float:
+        """CPU-seconds of a component in a careful search."""
+        return self.seconds * _CAREFUL_COST * min(_CAREFUL.rows, n_rows) / min(self.scout.rows, n_rows)
 
 
 def _affordable(most: int, seconds: float, limit: float) -> int:

@@ -39,6 +39,26 @@ def test_density_given_a_context_is_the_conditional_one() -> None:
     torch.testing.assert_close(StandardNormal(2).log_prob(y) + log_det, expected)
 
 
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_mean_of_mixtures_has_the_mean_of_their_densities(context_dim: int) -> None:
+    """Given a context, of the joint densities over that of the marginal ones."""
+    numbers = [mixture_numbers(k, 3 + context_dim, seed=k) for k in (2, 5)]
+    block = MixtureBlock.mean_of([MixtureBlock.of(*each, context_dim=context_dim) for each in numbers])
+    x, context = points(30, 3), points(30, 2, seed=3) if context_dim else None
+    rows = x if context is None else torch.cat([context, x], dim=1)
+
+    def mean_log_density(rows: torch.Tensor, p: int) -> torch.Tensor:
+        laws = [GaussianMixture(w, m[:, :p], covariances=c[:, :p, :p]) for w, m, c in numbers]
+        return torch.stack([law.log_prob(rows) for law in laws]).logsumexp(dim=0) - math.log(2)
+
+    expected = mean_log_density(rows, rows.shape[1])
+    if context is not None:
+        expected = expected - mean_log_density(context, 2)
+    y, log_det = block.push_with_log_det(x, context)
+    torch.testing.assert_close(StandardNormal(3).log_prob(y) + log_det, expected)
+    torch.testing.assert_close(block.pull(y, context), x, atol=1e-8, rtol=0)
+
+
 def test_draws_of_the_mixture_become_standard_normal() -> None:
     block, law = block_and_law(3)
     y = block.push(law.sample(20_000, generator(4)))

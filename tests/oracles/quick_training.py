@@ -24,5 +24,6 @@ def make_training_quick(monkeypatch: pytest.MonkeyPatch, *, updates: int = 20) -
     monkeypatch.setattr(pilot, "UPDATES", (4, 8))
     monkeypatch.setattr(training, "_BUDGET_UPDATES", 2 * updates)
     monkeypatch.setattr(pace, "_MOST_UPDATES", 2 * updates)
-    for search in ("_SCOUT", "_CAREFUL"):
-        monkeypatch.setattr(passes, search, Search(rows=500, tolerance=1e-2, most_components=8))
+    for search, most_members in (("_SCOUT", 1), ("_CAREFUL", 4)):
+        quick = Search(rows=500, tolerance=1e-2, most_components=8, most_members=most_members)
+        monkeypatch.setattr(passes, search, quick)

@@ -16,7 +16,7 @@ eq. (25) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, at gamma = infinity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -97,6 +97,18 @@ class MixtureBlock(Block):
             log_weights=(weights.to(torch.float64) / weights.sum()).log(),
             means=means.to(torch.float64),
             inverse_factors=torch.linalg.solve_triangular(factors, identity, upper=False),
+        )
+
+    @classmethod
+    def mean_of(cls, blocks: Sequence[MixtureBlock]) -> MixtureBlock:
+        """The map of the mean of their mixtures' densities, which is a mixture of all their components."""
+        return cls(
+            dim=blocks[0].dim,
+            n_components=sum(block.n_components for block in blocks),
+            context_dim=blocks[0].context_dim,
+            log_weights=torch.cat([block.log_weights for block in blocks]) - math.log(len(blocks)),
+            means=torch.cat([block.means for block in blocks]),
+            inverse_factors=torch.cat([block.inverse_factors for block in blocks]),
         )
 
     def to_config(self) -> dict[str, Any]:
