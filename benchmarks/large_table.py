@@ -6,7 +6,8 @@ stacks and private mappings, those of the libraries included). Anonymous memory 
 /proc/self/status, read by a thread every 20 ms; pages of mapped files are not in it, since the system takes
 them back when it needs to. The model is judged on fresh rows, beside the law that they are drawn from.
 
-    python benchmarks/large_table.py [--rows 10000000] [--columns 10] [--max-blocks 4] [--budget SECONDS]
+    python benchmarks/large_table.py [--rows 10000000] [--columns 10] [--max-blocks 4] [--gamma GAMMA]
+                                      [--budget SECONDS]
 
 Appends one row to benchmarks/results/large_table.jsonl, also where the fit fails. Linux only.
 """
@@ -85,6 +86,7 @@ def fit(table: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The fit under the limit and what it took; an exception is an outcome."""
     law = mixture(options.columns, options.seed)
     model = JKOFlow(
+        gamma="auto" if options.gamma is None else options.gamma,
         max_blocks=options.max_blocks,
         budget=options.budget,
         validation_fraction=options.validation_fraction,
@@ -142,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--max-blocks", type=int, default=4)
+    parser.add_argument("--gamma", type=float, help="step size of every block; found by the fit if not given")
     parser.add_argument("--budget", type=float, default=None, help="CPU-seconds; none by default")
     parser.add_argument("--validation-fraction", type=float, default=0.1)
     parser.add_argument("--limit-mb", type=int, default=2048)
@@ -153,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.table is not None:
         print(json.dumps(fit(options.table, options)))
         return
-    names = ("rows", "columns", "max_blocks", "budget", "validation_fraction", "limit_mb", "seed")
+    names = ("rows", "columns", "gamma", "max_blocks", "budget", "validation_fraction", "limit_mb", "seed")
     size = {name: getattr(options, name) for name in names}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in size.items() if value is not None]
     with tempfile.TemporaryDirectory() as folder:
