@@ -107,8 +107,10 @@ def _draw_panel(axes: Axes, points: Sequence[Point]) -> None:
 def _range(points: Sequence[Point]) -> tuple[float, float]:
     """From a little below the best value to as much above as four in five of the values need."""
     values = np.array([point["value"] for point in points])
-    low, best = min(point["value"] - 2 * point["error"] for point in points), float(values.min())
+    best = float(values.min())
     high = best + _HEADROOM * max(float(np.quantile(values, 0.8)) - best, 0.05)
+    # the error of a value that is above the panel is not drawn, and may be of any size
+    low = min(point["value"] - 2 * point["error"] for point in points if point["value"] <= high)
     needed = float(values.max()) + 0.05 * (high - low)
     high = min(high, needed)
     return low - 0.05 * (high - low), high
