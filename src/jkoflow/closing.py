@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -180,24 +179,17 @@ def best_closing(
         search: How carefully.
         before: The closing of the flow as it was a block ago, or one that is to be refined.
     """
-    part = replace(_judged_part(state), train=state.train.rows(slice(0, search.rows)))
+    part = _searched_part(state, search)
     whitened, _, whitening, _ = judged_whitening(part, runtime)
     plain = [closing_by_nothing(state), Closing(whitening, 1, whitened.held_out_log_prob)]
     most = min(search.most_components, _most_components(part.train))
 
     def at(number: int, responsibilities: Tensor | None = None) -> Closing:
-        try:
-            block, found = mixture_of(
-                part.train,
-                number,
-                runtime.stream("closing", state.number, number),
-                tolerance=search.tolerance,
-                responsibilities=responsibilities,
-            )
-        except ValueError:  # EM came to a component of no width: so many are no choice
+        generator = runtime.stream("closing", state.number, number)
+        mixture = _mixture(part, number, generator, runtime, search, responsibilities)
+        if mixture is None:
             return Closing(None, number, torch.full_like(part.log_det, -math.inf))
-        block = block.to(device=runtime.device, dtype=runtime.dtype)
-        return Closing(block, number, take_block(part, block, runtime)[0].held_out_log_prob, found)
+        return _judged(part, mixture[0], number, runtime, mixture[1])
 
     def climbed(best: Closing, factor: float) -> Closing:
         while _FEWEST <= (number := int(best.n_components * factor)) <= most:
@@ -232,39 +224,67 @@ def stacked_closing(closing: Closing, state: FitState, runtime: Runtime, search:
     """
     if not isinstance(closing.block, MixtureBlock) or search.most_members < 2:
         return closing
-    part = replace(_judged_part(state), train=state.train.rows(slice(0, search.rows)))
+    part = _searched_part(state, search)
 
     def found(number: int, starts: range) -> list[MixtureBlock]:
-        streams = [runtime.stream("stacked closing", state.number, number, start) for start in starts]
-        try:
-            blocks = [mixture_of(part.train, number, s, tolerance=search.tolerance)[0] for s in streams]
-        except ValueError:  # EM came to a component of no width: so many are no choice
-            return []
-        return [block.to(device=runtime.device, dtype=runtime.dtype) for block in blocks]
+        blocks = []
+        for start in starts:
+            generator = runtime.stream("stacked closing", state.number, number, start)
+            mixture = _mixture(part, number, generator, runtime, search)
+            if mixture is None:
+                return []
+            blocks.append(mixture[0])
+        return blocks
 
-    def mean(members: Sequence[MixtureBlock], number: int) -> Closing:
-        block = MixtureBlock.mean_of(members)
-        judged = take_block(part, block, runtime)[0]
-        return Closing(block, number * len(members), judged.held_out_log_prob)
-
-    def grown(members: list[MixtureBlock], number: int) -> Closing:
-        best = mean(members, number)
+    def grown(best: Closing, members: list[MixtureBlock], number: int) -> Closing:
         while 2 * len(members) <= search.most_members and 2 * len(members) * number <= _MOST_STACKED:
             more = found(number, range(len(members), 2 * len(members)))
             if not more:
                 break
             members = members + more
-            following = mean(members, number)
+            mean = MixtureBlock.mean_of(members)
+            following = _judged(part, mean, number * len(members), runtime)
             if following.nll > best.nll - _LEAST_STACKING_GAIN_NATS:
                 break
             best = following
         return best
 
     number = closing.n_components
-    choices = [closing, grown([closing.block], number)]
+    choices = [grown(closing, [closing.block], number)]
     if 2 * number <= min(search.most_components, _MOST_STACKED // 2, _most_components(part.train)):
-        choices += [grown(members, 2 * number) for members in [found(2 * number, range(1))] if members]
+        for block in found(2 * number, range(1)):
+            choices.append(grown(_judged(part, block, 2 * number, runtime), [block], 2 * number))
     return min(choices, key=lambda choice: choice.nll)
+
+
+def _searched_part(state: FitState, search: Search) -> FitState:
+    """The state with the rows alone that a search looks at."""
+    return replace(_judged_part(state), train=state.train.rows(slice(0, search.rows)))
+
+
+def _mixture(
+    part: FitState,
+    number: int,
+    generator: torch.Generator,
+    runtime: Runtime,
+    search: Search,
+    responsibilities: Tensor | None = None,
+) -> tuple[MixtureBlock, Tensor] | None:
+    """`mixture_of` where the fit runs; None where EM came to a component of no width."""
+    try:
+        block, found = mixture_of(
+            part.train, number, generator, tolerance=search.tolerance, responsibilities=responsibilities
+        )
+    except ValueError:
+        return None
+    return block.to(device=runtime.device, dtype=runtime.dtype), found
+
+
+def _judged(
+    part: FitState, block: Block, number: int, runtime: Runtime, responsibilities: Tensor | None = None
+) -> Closing:
+    log_prob = take_block(part, block, runtime)[0].held_out_log_prob
+    return Closing(block, number, log_prob, responsibilities)
 
 
 def _most_components(rows: Particles) -> int:
