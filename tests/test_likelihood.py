@@ -12,7 +12,7 @@ from torch import Tensor
 from jkoflow.blocks import AffineBlock
 from jkoflow.divergence import exact_probes
 from jkoflow.flow import Flow
-from jkoflow.laws import StandardNormal
+from jkoflow.laws import Gaussian, StandardNormal
 from jkoflow.likelihood import log_prob, standard_error
 from oracles.blocks import coarse_block, make_block, points
 
@@ -89,6 +89,21 @@ def test_log_prob_is_deterministic_and_in_double_precision() -> None:
     assert torch.equal(log_prob(flow, x), first)
     assert first.dtype == torch.float64
     assert not first.requires_grad
+
+
+def test_a_last_block_in_closed_form_gives_the_same_number() -> None:
+    """log N(T(x)) + log|det dT(x)| of the whole map, and log p before the last block."""
+    flow = Flow(StandardNormal(3), [make_block(name) for name in ("neural_ode_steps", "mixture")])
+    x = points(30, 3)
+    latent, log_det = flow.push_with_log_det(x)
+    torch.testing.assert_close(log_prob(flow, x), flow.base.log_prob(latent) + log_det)
+
+
+def test_a_base_that_is_not_normal_has_no_closed_form() -> None:
+    base = Gaussian(torch.ones(2, dtype=torch.float64), 2 * torch.eye(2, dtype=torch.float64))
+    flow, x = Flow(base, [make_block("mixture", dim=2)]), points(30, 2)
+    latent, log_det = flow.push_with_log_det(x)
+    torch.testing.assert_close(log_prob(flow, x), base.log_prob(latent) + log_det)
 
 
 def test_float32_agrees_with_float64() -> None:

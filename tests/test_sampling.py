@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import stats
 
 from jkoflow.blocks import NeuralODEBlock
 from jkoflow.errors import InputError
@@ -49,6 +50,32 @@ def test_samples_are_base_noise_pulled_back() -> None:
     flow = make_flow()
     drawn = sample(flow, 1100, seed=5, like=like())
     torch.testing.assert_close(flow.push(drawn.x), base_noise(5, 1100, 2), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_before_a_last_block_in_closed_form_are_drawn(dtype: torch.dtype) -> None:
+    """They have the law of pulled rows, the prefix property, and the error of what pulled them."""
+    flow = Flow(StandardNormal(2), [make_block(name, dtype, 2) for name in ("neural_ode", "mixture")])
+    drawn = sample(flow, 6000, seed=5, like=like(dtype))
+    assert drawn.x.dtype == dtype
+    assert min(stats.kstest(column.numpy(), "norm").pvalue for column in flow.push(drawn.x).double().T) > 0.01
+    few = sample(flow, 10, seed=5, like=like(dtype))
+    assert torch.equal(few.x, drawn.x[:10])
+    network, mixture = flow
+    start = mixture.source_draw(base_noise(5, 10, 2)).to(dtype)
+    torch.testing.assert_close(few.error, (network.push(few.x) - start).norm(dim=1), atol=2e-6, rtol=0)
+    assert float(drawn.error.max()) <= (1e-8 if dtype == torch.float64 else 1e-4)
+
+
+def test_rows_drawn_in_closed_form_follow_their_context() -> None:
+    flow = Flow(StandardNormal(2), [make_block("mixture_context", dim=2)])
+    context = points(3000, 3)
+    drawn = sample(flow, 3000, seed=5, like=like(), context=context)
+    latent = flow.push(drawn.x, context)
+    assert min(stats.kstest(column.numpy(), "norm").pvalue for column in latent.T) > 0.01
+    dependence = torch.corrcoef(torch.cat([context, latent], dim=1).T)[:3, 3:]
+    assert float(dependence.abs().max()) < 0.07
+    assert not bool(drawn.error.any())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -26,7 +26,7 @@ from torch.nn.functional import one_hot
 
 from jkoflow.blocks import Block, MixtureBlock
 from jkoflow.expectation_maximisation import Mixture, maximise_likelihood
-from jkoflow.fit import FitState, TakenStep, closed_form_record, take_block, take_closed_form
+from jkoflow.fit import FitState, TakenStep, closed_form_record, take_closed_form
 from jkoflow.gaussian_step import judged_whitening
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime
@@ -189,7 +189,7 @@ def best_closing(
         mixture = _mixture(part, number, generator, runtime, search, responsibilities)
         if mixture is None:
             return Closing(None, number, torch.full_like(part.log_det, -math.inf))
-        return _judged(part, mixture[0], number, runtime, mixture[1])
+        return _judged(part, mixture[0], number, mixture[1])
 
     def climbed(best: Closing, factor: float) -> Closing:
         while _FEWEST <= (number := int(best.n_components * factor)) <= most:
@@ -243,7 +243,7 @@ def stacked_closing(closing: Closing, state: FitState, runtime: Runtime, search:
                 break
             members = members + more
             mean = MixtureBlock.mean_of(members)
-            following = _judged(part, mean, number * len(members), runtime)
+            following = _judged(part, mean, number * len(members))
             if following.nll > best.nll - _LEAST_STACKING_GAIN_NATS:
                 break
             best = following
@@ -253,7 +253,7 @@ def stacked_closing(closing: Closing, state: FitState, runtime: Runtime, search:
     choices = [grown(closing, [closing.block], number)]
     if 2 * number <= min(search.most_components, _MOST_STACKED // 2, _most_components(part.train)):
         for block in found(2 * number, range(1)):
-            choices.append(grown(_judged(part, block, 2 * number, runtime), [block], 2 * number))
+            choices.append(grown(_judged(part, block, 2 * number), [block], 2 * number))
     return min(choices, key=lambda choice: choice.nll)
 
 
@@ -281,9 +281,9 @@ def _mixture(
 
 
 def _judged(
-    part: FitState, block: Block, number: int, runtime: Runtime, responsibilities: Tensor | None = None
+    part: FitState, block: MixtureBlock, number: int, responsibilities: Tensor | None = None
 ) -> Closing:
-    log_prob = take_block(part, block, runtime)[0].held_out_log_prob
+    log_prob = part.log_det + block.source_log_prob(part.validation.x, part.validation.context)
     return Closing(block, number, log_prob, responsibilities)
 
 

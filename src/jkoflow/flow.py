@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from jkoflow.blocks import Block, Inverse
-from jkoflow.laws import Law
+from jkoflow.laws import Law, StandardNormal
 from jkoflow.particles import Particles, empty_rows
 
 __all__ = ["Flow", "PushWithLogDet", "push_block_with_log_det"]
@@ -89,6 +89,13 @@ class Flow(nn.Module):
     def truncated(self, n_blocks: int) -> Flow:
         """The first `n_blocks` blocks alone."""
         return Flow(self.base, list(self)[:n_blocks])
+
+    def split_source(self) -> tuple[Flow, Block] | None:
+        """The flow before its last block, and that block, where it knows the law that it takes to q."""
+        *before, last = self if len(self) else [None]
+        if last is None or not last.knows_source or not isinstance(self.base, StandardNormal):
+            return None
+        return self.truncated(len(before)), last
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """T_N(...T_1(x)), shape `(n, d)`."""

@@ -2,6 +2,7 @@ r"""The reverse process: base noise pulled through the blocks, T_1^-1 o ... o T_
 
     q_N = q,   q_{n-1} = (T_n^{-1})_# q_n                                   (eq. 23)
 
+Where q_{N-1}, which the last block takes to q, has a closed form, its rows are drawn, not pulled.
 Rows are always pulled 1,024 at a time, the last block padded to full size, so that row i is the same
 numbers whatever the number of rows, to the last bit. Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582,
 eq. (23), (31).
@@ -50,7 +51,7 @@ def sample(
         like: A tensor with the device and dtype to compute in.
 
     Returns:
-        The rows `(n_rows, d)` and the round-trip error of each under the whole map.
+        The rows `(n_rows, d)` and the round-trip error of each under the map that it was pulled through.
 
     Raises:
         InputError: No rows are asked for, or the context has another number of them.
@@ -59,11 +60,16 @@ def sample(
         raise InputError(f"n_samples: expected at least 1, got {n_rows}")
     if context is not None and len(context) != n_rows:
         raise InputError(f"context: expected {n_rows} rows, one for each sample, got {len(context)}")
-    parts: list[Inverse] = []
+    split, parts = flow.split_source(), list[Inverse]()
     for start in range(0, n_rows, BASE_NOISE_ROWS):
-        noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=start // BASE_NOISE_ROWS).to(like)
+        noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=start // BASE_NOISE_ROWS)
         part = None if context is None else _padded(context[start : start + BASE_NOISE_ROWS])
-        parts.append(flow.invert(noise, part, tolerance=tolerance))
+        if split is None:
+            parts.append(flow.invert(noise.to(like), part, tolerance=tolerance))
+        else:
+            before, last = split
+            drawn = last.source_draw(noise.to(like.device), part)
+            parts.append(before.invert(drawn.to(like), part, tolerance=tolerance))
     return Inverse(
         torch.cat([part.x for part in parts])[:n_rows], torch.cat([part.error for part in parts])[:n_rows]
     )

@@ -165,3 +165,52 @@ def test_no_rows() -> None:
     assert (y.shape, log_det.shape) == ((0, 2), (0,))
     assert block.pull(torch.zeros(0, 2, dtype=torch.float64)).shape == (0, 2)
     assert math.isfinite(float(block.log_weights.sum()))
+
+
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_source_density_is_that_of_the_map(context_dim: int) -> None:
+    weights, means, covariances = mixture_numbers(4, context_dim + 3, seed=2)
+    block = MixtureBlock.of(weights, means, covariances, context_dim=context_dim)
+    x, context = 3 * points(40, 3), points(40, context_dim, seed=3) if context_dim else None
+    y, log_det = block.push_with_log_det(x, context)
+    found = block.source_log_prob(x, context)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, StandardNormal(3).log_prob(y) + log_det)
+
+
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_source_draws_have_the_law_that_becomes_standard_normal(context_dim: int) -> None:
+    weights, means, covariances = mixture_numbers(4, context_dim + 3, seed=2)
+    block = MixtureBlock.of(weights, means, covariances, context_dim=context_dim)
+    noise = torch.randn(20_000, 3, generator=generator(5), dtype=torch.float64)
+    context = points(20_000, context_dim, seed=3) if context_dim else None
+    y = block.push(block.source_draw(noise, context), context)
+    assert min(stats.kstest(column.numpy(), "norm").pvalue for column in y.T) > 0.01
+    torch.testing.assert_close(torch.cov(y.T), torch.eye(3, dtype=torch.float64), atol=0.05, rtol=0)
+    products = y[:, :1].square() * y[:, 1:].square()
+    assert float((products.mean(dim=0) - 1).abs().max()) < 0.1, "independent, not only uncorrelated"
+    if context is not None:
+        dependence = torch.corrcoef(torch.cat([context, y], dim=1).T)[:context_dim, context_dim:]
+        assert float(dependence.abs().max()) < 0.03
+
+
+def test_a_source_draw_of_one_component_is_the_inverse_image() -> None:
+    _, means, covariances = mixture_numbers(1, 3, seed=2)
+    block, noise = MixtureBlock.of(torch.ones(1), means, covariances), points(50, 3)
+    torch.testing.assert_close(block.source_draw(noise), block.pull(noise))
+
+
+def test_source_draws_know_the_weights_and_bear_any_noise() -> None:
+    weights, means = torch.tensor([0.05, 0.7, 0.25]), torch.tensor([[-90.0], [0.0], [90.0]])
+    block = MixtureBlock.of(weights, means, torch.ones(3, 1, 1))
+    noise = torch.special.ndtri((torch.arange(1000, dtype=torch.float64)[:, None] + 0.5) / 1000)
+    drawn = block.source_draw(noise)
+    assert [int(((drawn - m).abs() < 10).sum()) for m in (-90, 0, 90)] == [50, 700, 250]
+    assert bool(block.source_draw(torch.tensor([[-40.0], [40.0]], dtype=torch.float64)).isfinite().all())
+
+
+def test_a_source_draw_does_not_depend_on_the_other_rows() -> None:
+    block, _ = block_and_law(3)
+    noise = points(20, 3)
+    one_by_one = torch.cat([block.source_draw(row[None]) for row in noise])
+    torch.testing.assert_close(block.source_draw(noise), one_by_one, atol=1e-12, rtol=1e-12)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from jkoflow.blocks import DETERMINANT_DIM, NeuralODEBlock
+from jkoflow.blocks.neural_ode import broyden_step
 from jkoflow.divergence import exact_probes
 from oracles.blocks import autodiff_log_det, coarse_block, generator, make_block, make_velocity, points
 
@@ -80,6 +81,33 @@ def test_coarse_block_is_inverted_as_the_discrete_map() -> None:
     assert float((block.push(inverse.x) - y).norm(dim=1).max()) <= 1e-8
     backward = NeuralODEBlock(block.velocity, gamma=1.0, steps=100)
     assert float((block.push(backward.pull(y)) - y).norm(dim=1).max()) > 1e-2
+
+
+def test_broyden_steps_solve_a_linear_system_in_twice_its_dimension() -> None:
+    """Gay (1979), SIAM J. Numer. Anal. 16: at most 2 d steps, whatever the Jacobian that they start from."""
+    dim = 4
+    matrix = torch.eye(dim, dtype=torch.float64) + 0.4 * torch.randn(
+        dim, dim, generator=generator(1), dtype=torch.float64
+    )
+    goal, z = points(9, dim), torch.zeros(9, dim, dtype=torch.float64)
+    steps: tuple[torch.Tensor, ...] = (goal - z @ matrix.T,)
+    first = steps[0].norm(dim=1)
+    for _ in range(2 * dim):
+        z = z + steps[-1]
+        residual = goal - z @ matrix.T
+        steps = (*steps, broyden_step(residual, steps))
+    assert bool((residual.norm(dim=1) < 1e-8 * first).all())
+
+
+def test_an_inverse_of_a_coarse_block_takes_few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By corrections that learn nothing of each other, z + y - T(B(z)), and Newton's steps it is 24."""
+    block, y = coarse_block(2), points(64, 2)
+    taken: list[int] = []
+    evaluate = block.velocity.forward
+    monkeypatch.setattr(block.velocity, "forward", lambda *at: (taken.append(len(at[0])), evaluate(*at))[1])
+    assert float(block.invert(y).error.max()) <= 1e-10
+    round_trips = sum(taken) / len(y) / 8  # of four stages forward and four backward
+    assert round_trips <= 10
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -44,6 +44,9 @@ class Block(nn.Module, ABC):
         gamma: Step size of the proximal step that the block solves; infinite for a free step.
     """
 
+    knows_source: bool = False
+    """Whether the law that T takes to N(0, I) has a closed form."""
+
     def __init__(self, *, dim: int, gamma: float) -> None:
         super().__init__()
         self.dim, self.gamma = dim, float(gamma)
@@ -71,6 +74,22 @@ class Block(nn.Module, ABC):
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """Plain settings from which `block_from_config` builds a block of the same shape."""
+
+    def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density at x of the source, the law that T takes to N(0, I), shape `(n,)`, nats, float64.
+
+        Only where `knows_source`.
+        """
+        raise NotImplementedError
+
+    def source_draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Rows of the source, shape `(n, d)`, float64. Only where `knows_source`.
+
+        Arguments:
+            noise: Standard normal, shape `(n, d)`, float64; a row of it makes a row, not its inverse image.
+            context: Shape `(n, c)`, or None.
+        """
+        raise NotImplementedError
 
     def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
         """T^-1(y), shape `(n, d)`."""

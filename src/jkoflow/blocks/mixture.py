@@ -23,26 +23,16 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks.base import Block, Inverse
-from jkoflow.velocity.perceptron import is_transformed
+from jkoflow.blocks.mixture_quantile import conditional_quantiles, quantile_of_shares
 
 __all__ = ["MixtureBlock"]
 
 _LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
-_PUSHED_NUMBERS, _PULLED_NUMBERS = 2**16, 2**20
+_PUSHED_NUMBERS, _PULLED_NUMBERS = 2**16, 2**19
 """Rows × components × columns held at once: tables of half a megabyte stay in a core's cache; an inverse,
 which goes from column to column, has tables of rows × components alone."""
-_NO_SHARE = -37.0
-"""Logarithm of a share that is lost in rounding."""
-_DIRECT_LOG = -600.0
-"""Where the logarithm of a probability is above this, the probability is a number in float64."""
-_TAIL_STEPS = 4
-_FAR = 35.0
-"""Quantiles beyond this belong to probabilities that are hardly numbers in float64."""
-_MOST_STEPS, _SETTLED, _LAST_STEP = 100, 4e-15, 1e-9
-"""A step of Newton's method that is as small as the last of these leaves an error of about its square."""
-
-OfRows = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
-Tail = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+_LEAST_LOG = -700.0
+"""Of a share that is a number in float64; below, an exponential takes the processor three times as long."""
 
 
 class MixtureBlock(Block):
@@ -84,6 +74,8 @@ class MixtureBlock(Block):
     log_weights: Tensor
     means: Tensor
     inverse_factors: Tensor
+
+    knows_source = True
 
     @classmethod
     def of(cls, weights: Tensor, means: Tensor, covariances: Tensor, *, context_dim: int = 0) -> MixtureBlock:
@@ -147,6 +139,22 @@ class MixtureBlock(Block):
         (x,) = self._by_chunks(lambda *rows: (self._pull(*rows),), y, context, _PULLED_NUMBERS)
         return Inverse(x, (self.push(x, context) - y).norm(dim=1))
 
+    def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x), or log p(x | c): a sum over components, which needs no distribution function."""
+        (log_prob,) = self._by_chunks(
+            lambda *rows: (self._log_density(*rows),), x.double(), context, _PUSHED_NUMBERS
+        )
+        return log_prob
+
+    def source_draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Draws from p, or from p given the context: a component, then a row of it.
+
+        The component is the quantile of Phi of the first column of noise; what is left of that is uniform
+        again, and makes the component's own first column.
+        """
+        (rows,) = self._by_chunks(lambda *part: (self._draw(*part),), noise, context, _PULLED_NUMBERS)
+        return rows
+
     def _by_chunks(
         self,
         function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
@@ -166,20 +174,57 @@ class MixtureBlock(Block):
         """u `(n, K, c + d)` and log w `(n, K, c + d)`, not divided by their sum over k."""
         rows = x if context is None else torch.cat([context, x], dim=1)
         inverse = self.inverse_factors.double()
-        # component by component in one product, since a batch of small ones is slow
-        u = rows @ inverse.flatten(0, 1).T
-        u = u.view(len(rows), *self.means.shape) - (inverse @ self.means.double()[..., None]).squeeze(-1)
+        u = self._whitened(rows, inverse)
         heights = inverse.diagonal(dim1=1, dim2=2).log() - 0.5 * u.square() - _LOG_ROOT_TWO_PI
         before = heights.cumsum(dim=2) - heights
         return u, self.log_weights.double()[:, None] + before
 
+    def _whitened(self, rows: Tensor, inverse: Tensor) -> Tensor:
+        """u_k = L_k^{-1} (x - m_k), shape `(n, K, p)`, by the first p columns of `rows`."""
+        shift = (inverse @ self.means.double()[:, : rows.shape[1], None]).flatten()
+        # all components in one product, since a batch of small ones is slow
+        return torch.addmm(-shift, rows, inverse.flatten(0, 1).T).view(len(rows), *inverse.shape[:2])
+
+    def _log_density(self, x: Tensor, context: Tensor | None) -> Tensor:
+        if context is None:
+            return self._log_joint(x).logsumexp(dim=1)
+        joint = self._log_joint(torch.cat([context, x], dim=1))
+        return joint.logsumexp(dim=1) - self._log_joint(context).logsumexp(dim=1)
+
+    def _log_joint(self, rows: Tensor) -> Tensor:
+        """log pi_k N(x; m_k, C_k) of the first p columns, `(n, K)`; their factors are the leading parts."""
+        p = rows.shape[1]
+        inverse = self.inverse_factors.double()[:, :p, :p]
+        constant = self.log_weights.double() + inverse.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        squares = self._whitened(rows, inverse).square_().sum(dim=2)
+        joint: Tensor = constant - p * _LOG_ROOT_TWO_PI - 0.5 * squares
+        return joint
+
+    def _draw(self, noise: Tensor, context: Tensor | None) -> Tensor:
+        c, log_w = self.context_dim, self.log_weights.double().expand(len(noise), -1)
+        if context is not None:
+            log_w = self._log_joint(context)
+        w = torch.softmax(log_w, dim=1)
+        position, above = torch.special.ndtr(noise[:, :1]), w.cumsum(dim=1)
+        component = torch.searchsorted(above, position * above[:, -1:]).clamp_max(self.n_components - 1)
+        share = w.gather(1, component)
+        left = (position * above[:, -1:] - above.gather(1, component) + share) / share
+        half = torch.finfo(noise.dtype).eps
+        u = torch.cat([torch.special.ndtri(left.clamp(half, 1 - half)), noise[:, 1:]], dim=1)
+        inverse, means = self.inverse_factors.double()[component[:, 0]], self.means.double()[component[:, 0]]
+        if context is not None:
+            given = inverse[:, :c, :c] @ (context - means[:, :c])[..., None]
+            u = torch.cat([given.squeeze(-1), u], dim=1)
+        moved: Tensor = torch.linalg.solve_triangular(inverse, u[..., None], upper=False).squeeze(-1)
+        return (means + moved)[:, c:]
+
     def _push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         u, log_w = self._standardised(x, context)
         largest = log_w.amax(dim=1, keepdim=True)
-        w = torch.exp(log_w - largest)
+        w = (log_w - largest).clamp_min_(_LEAST_LOG).exp_()
         size = w.sum(dim=1, keepdim=True)
         total = largest + size.log()
-        y = _mixture_quantile(u, w / size, log_w - total)[:, self.context_dim :]
+        y = quantile_of_shares(u, w / size, log_w - total)[:, self.context_dim :]
         # log p(x | c): the last weights times the last height, over the sum of weights given c
         diagonal = self.inverse_factors.double().diagonal(dim1=1, dim2=2)[:, -1].log()
         last = log_w[:, :, -1] + diagonal - 0.5 * u[:, :, -1].square() - _LOG_ROOT_TWO_PI
@@ -190,7 +235,7 @@ class MixtureBlock(Block):
         """Of F_i = sum_k w_ik Phi(u_ik): what u_ik moves, and what the weights move, over N(T_i)."""
         u, log_w = self._standardised(x, context)
         log_w = torch.log_softmax(log_w, dim=1)
-        y = _mixture_quantile(u, log_w.exp(), log_w)
+        y = quantile_of_shares(u, log_w.exp(), log_w)
         inverse, square = self.inverse_factors.double(), 0.5 * y[:, None].square()
         own = torch.einsum("nki,kij->nij", torch.exp(log_w - 0.5 * u.square() + square), inverse)
         # d log w_ik / dx_j = -sum_{l<i} u_lk (L_k^{-1})_lj, less its mean over k
@@ -219,113 +264,7 @@ class MixtureBlock(Block):
                 assert context is not None
                 rows[:, i] = context[:, i]
             else:
-                z = y[:, i - c]
-                counted = _counted(z, location, scale.expand_as(location), log_w)
-                rows[:, i] = _conditional_quantiles(z, *counted)
+                rows[:, i] = conditional_quantiles(y[:, i - c], location, scale, log_w)
             u = scale * (rows[:, i, None] - location)
             log_w = torch.log_softmax(log_w + scale.log() - 0.5 * u.square(), dim=1)
         return rows[:, c:]
-
-
-def _mixture_quantile(u: Tensor, w: Tensor, log_w: Tensor) -> Tensor:
-    """Phi^{-1}(sum_k w_k Phi(u_k)) over dimension 1, by the smaller of both tails."""
-    if u.requires_grad or is_transformed(u):  # an infinite quantile would have no derivative, wanted or not
-        return _mixture_quantile_by_logarithms(u, log_w)
-    below, above = ((0.5 * w * torch.special.erfc(side * math.sqrt(0.5) * u)).sum(dim=1) for side in (-1, 1))
-    tail = torch.special.ndtri(torch.minimum(below, above))
-    y = torch.where(below < above, tail, -tail)
-    far = (torch.minimum(below, above) < math.exp(_DIRECT_LOG)).any(dim=1)
-    if bool(far.any()):
-        y[far] = _mixture_quantile_by_logarithms(u[far], log_w[far])
-    return y
-
-
-def _mixture_quantile_by_logarithms(u: Tensor, log_w: Tensor) -> Tensor:
-    """The same where a probability may be no number in float64, and where it is differentiated."""
-    below = torch.logsumexp(log_w + torch.special.log_ndtr(u), dim=1)
-    above = torch.logsumexp(log_w + torch.special.log_ndtr(-u), dim=1)
-    tail = _normal_quantile(torch.minimum(below, above))
-    return torch.where(below < above, tail, -tail)
-
-
-def _normal_quantile(log_p: Tensor) -> Tensor:
-    """Phi^{-1}(p) for log p <= log 1/2, far into the tail."""
-    direct = torch.special.ndtri(log_p.clamp_min(_DIRECT_LOG).exp())
-    far = log_p.clamp_max(_DIRECT_LOG)
-    z = -(-2 * far.detach()).sqrt()
-    for _ in range(_TAIL_STEPS):  # the last of Newton's steps carries the derivative
-        at = z.detach()
-        log_p_at = torch.special.log_ndtr(at)
-        z = at - (log_p_at - far) * (0.5 * at.square() + _LOG_ROOT_TWO_PI + log_p_at).exp()
-    return torch.where(log_p < _DIRECT_LOG, z, direct)
-
-
-def _counted(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The components that count in some row, as many for each row; all where these are most.
-
-    One does not count whose whole weight is lost in the tail probability of z.
-    """
-    least = torch.special.log_ndtr(-z.abs()) + _NO_SHARE
-    count = int((log_w > least[:, None]).sum(dim=1).max()) if len(z) else 0
-    if 2 * count > log_w.shape[1] or not count:
-        return location, scale, log_w
-    chosen = log_w.topk(count, dim=1, sorted=False).indices
-    return location.gather(1, chosen), scale.gather(1, chosen), log_w.gather(1, chosen)
-
-
-def _conditional_quantiles(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> Tensor:
-    """The t with sum_k w_k Phi(s_k (t - m_k)) = Phi(z), shape `(n,)`.
-
-    Arguments:
-        z: Shape `(n,)`.
-        location: m, shape `(n, K)`.
-        scale: s, one over standard deviations, shape `(n, K)`.
-        log_w: log w, shape `(n, K)`.
-    """
-    t, far = torch.empty_like(z), z.abs() > _FAR
-    for rows, tail_of in ((far, _tail_by_logarithms), (~far, _tail)):
-        if bool(rows.any()):
-            t[rows] = _solved(tail_of, z[rows], location[rows], scale[rows], log_w[rows])
-    return t
-
-
-def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> Tensor:
-    """Newton's method on the logarithm of the smaller tail, a bisection where it leaves the bracket.
-
-    The root lies between the least and the greatest of the components' own quantiles; a row that has settled
-    is left as it is, so that its number does not depend on the others.
-    """
-    side, goal = torch.where(z > 0, -1.0, 1.0)[:, None].to(z), torch.special.log_ndtr(-z.abs())
-    quantiles = location + z[:, None] / scale
-    low, high = quantiles.min(dim=1).values, quantiles.max(dim=1).values
-    t = (log_w.exp() * quantiles).sum(dim=1).clamp(low, high)
-    left = torch.arange(len(z), device=z.device)
-    for _ in range(_MOST_STEPS):
-        at = t[left]
-        log_tail, slope = tail_of(side * scale * (at[:, None] - location), scale, log_w)
-        gap = (log_tail - goal[left]) * side[:, 0]
-        low[left], high[left] = torch.where(gap < 0, at, low[left]), torch.where(gap < 0, high[left], at)
-        newton, middle = at - gap / slope, 0.5 * (low[left] + high[left])
-        inside = (newton >= low[left]) & (newton <= high[left])
-        t[left] = torch.where(inside, newton, middle)
-        step = (t[left] - at).abs() / (1 + at.abs())
-        going = step > torch.where(inside, _LAST_STEP, _SETTLED)
-        if not bool(going.any()):
-            break
-        left, side, scale, location, log_w = (rows[going] for rows in (left, side, scale, location, log_w))
-    return t
-
-
-def _tail(v: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """log sum_k w_k Phi(v_k) and what it grows by with t at the rates `scale`."""
-    w = log_w.exp()
-    probability = 0.5 * (w * torch.special.erfc(v * -math.sqrt(0.5))).sum(dim=1)
-    density = (w * scale * torch.exp(-0.5 * v.square() - _LOG_ROOT_TWO_PI)).sum(dim=1)
-    return probability.log(), density / probability
-
-
-def _tail_by_logarithms(v: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """The same where the probability is no number in float64."""
-    log_probability = torch.logsumexp(log_w + torch.special.log_ndtr(v), dim=1)
-    log_density = torch.logsumexp(log_w + scale.log() - 0.5 * v.square() - _LOG_ROOT_TWO_PI, dim=1)
-    return log_probability, (log_density - log_probability).exp()

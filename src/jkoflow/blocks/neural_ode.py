@@ -8,6 +8,8 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20)-(21); the discre
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -19,33 +21,38 @@ from jkoflow.errors import InputError
 from jkoflow.integrate import State, dopri5, rk4
 from jkoflow.velocity import VelocityField
 
-__all__ = ["DETERMINANT_DIM", "NeuralODEBlock"]
+__all__ = ["DETERMINANT_DIM", "NeuralODEBlock", "broyden_step"]
 
 DETERMINANT_DIM = 128
 """Largest dimension whose `log_det` is the determinant of the discrete map; beyond, the trace."""
 
-_REFINEMENTS = 60
-"""Most corrections of an inverse before Newton's method takes over."""
-_NEWTON_STEPS = 30
-_CORRECTIONS_OF_ALL, _REFINED_TOGETHER = 2, 64
+_CORRECTIONS_OF_ALL, _MOST_CORRECTIONS, _REFINED_TOGETHER = 2, 12, 64
 """All rows get the first corrections, so that most have what they need; those that have not are worked on so
 many at a time, filled up by repetition: what a product of matrices rounds to depends on their size, and a
 row's numbers must not depend on other rows."""
-_SLOWEST_CONTRACTION, _CHEAP_NEWTON_DIM = 0.25, 16
-"""A row whose error does not fall by this factor is left to Newton's method where its Jacobian is cheap."""
+_NEWTON_STEPS = 30
+_LEAST_PIVOT = 0.1
+"""Of a rank-one update: below, the update is left out."""
 
 
 class _Search(NamedTuple):
-    """The best inverse of some rows so far, the corrected images z, their residuals, and who is active."""
+    """How far the inversion of some rows has come.
+
+    Arguments:
+        best: The best inverse so far.
+        z: Corrected images.
+        active: Which rows go on.
+        steps: Broyden's steps of z so far and the next one, each `(n, d)`, zero where a row was done.
+    """
 
     best: Inverse
     z: Tensor
-    residual: Tensor
     active: Tensor
+    steps: tuple[Tensor, ...]
 
     def rows(self, index: Tensor) -> _Search:
         best = Inverse(self.best.x[index], self.best.error[index])
-        return _Search(best, self.z[index], self.residual[index], self.active[index])
+        return _Search(best, self.z[index], self.active[index], tuple(step[index] for step in self.steps))
 
 
 class NeuralODEBlock(Block):
@@ -109,15 +116,18 @@ class NeuralODEBlock(Block):
     def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
         r"""Integrate backward, then correct until the *discrete* map's round trip meets the tolerance.
 
-        With B the backward integration, `z <- z + (y - T(B(z)))` contracts since `T(B(.))` is nearly the
-        identity; rows on which it does not are finished by Newton's method on T. A row that misses the
-        tolerance is returned with its error, the smallest that was reached.
+        With B the backward integration, T(B(.)) is nearly the identity, so that Broyden's method, which
+        starts from the identity as Jacobian, solves T(B(z)) = y in a few corrections of z; rows that it does
+        not settle are finished by Newton's method on T. A row that misses the tolerance is returned with its
+        error, the smallest that was reached. Source: Kelley (1995), "Iterative Methods for Linear and
+        Nonlinear Equations", section 7.3, for the form that keeps nothing but steps.
         """
         goal = default_tolerance(y.dtype) if tolerance is None else tolerance
         x = self._flow(y, context, steps=self.steps, reverse=True)
         residual = y - self.push(x, context)
         best = Inverse(x, _length(residual))
-        first = _Search(best, y, residual, best.error > goal)
+        active = best.error > goal
+        first = _Search(best, y, active, (torch.where(active[:, None], residual, 0.0),))
         found = self._corrected(first, y, context, goal, most=_CORRECTIONS_OF_ALL)
         x, error = found.best.x, found.best.error
         missed = (error > goal).nonzero().squeeze(1)
@@ -125,7 +135,7 @@ class NeuralODEBlock(Block):
             part = missed[start : start + _REFINED_TOGETHER]
             rows = torch.cat([part, part[:1].expand(_REFINED_TOGETHER - len(part))])
             given = None if context is None else context[rows]
-            search = self._corrected(found.rows(rows), y[rows], given, goal, most=_REFINEMENTS)
+            search = self._corrected(found.rows(rows), y[rows], given, goal, most=_MOST_CORRECTIONS)
             refined = self._newton(search.best, y[rows], given, goal)
             x[rows], error[rows] = refined.x, refined.error
         return Inverse(x, error)
@@ -134,18 +144,17 @@ class NeuralODEBlock(Block):
         self, search: _Search, y: Tensor, context: Tensor | None, goal: float, *, most: int
     ) -> _Search:
         """At most so many corrections of the rows that are active."""
-        best, z, residual, active = search
-        least = _SLOWEST_CONTRACTION if self.dim <= _CHEAP_NEWTON_DIM else 1.0
+        best, z, active, steps = search
         for _ in range(most):
             if not active.any():
                 break
-            z = torch.where(active[:, None], z + residual, z)
+            z = z + steps[-1]
             candidate = self._flow(z, context, steps=self.steps, reverse=True)
             residual = y - self.push(candidate, context)
-            before = best.error
             best, improved = _better(best, candidate, _length(residual), active)
-            active = improved & (best.error > goal) & (best.error <= least * before)
-        return _Search(best, z, residual, active)
+            active = improved & (best.error > goal)
+            steps = (*steps, torch.where(active[:, None], broyden_step(residual, steps), 0.0))
+        return _Search(best, z, active, steps)
 
     @property
     def solver_steps(self) -> int:
@@ -176,17 +185,33 @@ class NeuralODEBlock(Block):
                 break
             image, jacobian = self.push_with_jacobian(best.x, context)
             move, singular = torch.linalg.solve_ex(jacobian, y - image)
-            move, improved = torch.where(singular[:, None] > 0, 0.0, move), torch.zeros_like(active)
-            start = best.x
+            start, move, waiting = best.x, torch.where(singular[:, None] > 0, 0.0, move), active
             for damping in (1.0, 0.25, 0.05):
                 candidate = start + damping * move
-                best, closer = _better(best, candidate, _length(y - self.push(candidate, context)), active)
-                improved = improved | closer
-            active = improved & (best.error > goal)
+                best, closer = _better(best, candidate, _length(y - self.push(candidate, context)), waiting)
+                waiting = waiting & ~closer
+                if not waiting.any():
+                    break
+            active = active & ~waiting & (best.error > goal)
         return best
 
 
 # Among rows that are worked on together they are masked, not selected, for the same reason.
+
+
+def broyden_step(residual: Tensor, steps: Sequence[Tensor]) -> Tensor:
+    """The step after `steps` that Broyden's updates of the identity ask for, each row by itself."""
+    step = residual
+    for earlier, later in pairwise(steps):
+        step = step + later * _share(step, earlier)
+    pivot = 1 - _share(step, steps[-1])
+    return torch.where(pivot.abs() < _LEAST_PIVOT, step, step / pivot)
+
+
+def _share(step: Tensor, along: Tensor) -> Tensor:
+    """step . along / |along|^2 of each row, shape `(n, 1)`; 0 where `along` is."""
+    square = along.square().sum(dim=1, keepdim=True)
+    return (step * along).sum(dim=1, keepdim=True) / square.clamp_min(torch.finfo(step.dtype).tiny)
 
 
 def _length(residual: Tensor) -> Tensor:

@@ -1,0 +1,160 @@
+r"""Distribution functions and quantiles of Gaussian mixtures on the line, many at once, far into both tails.
+
+    F(t) = sum_k w_k Phi((t - m_k) s_k),    z = Phi^{-1}(F(t)) and its inverse
+
+A probability near 1 has lost its digits, so that the smaller tail is what counts; one that is no number in
+float64 is replaced by its logarithm. Source: ours; Phi and its logarithm are torch's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jkoflow.velocity.perceptron import is_transformed
+
+__all__ = ["conditional_quantiles", "quantile_of_shares"]
+
+_LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
+_NO_SHARE = -37.0
+"""Logarithm of a share that is lost in rounding."""
+_DIRECT_LOG = -600.0
+"""Where the logarithm of a probability is above this, the probability is a number in float64."""
+_SMALL = 1e-3
+"""A probability of at least this much keeps enough digits as 1 minus the other."""
+_TAIL_STEPS = 4
+_FAR = 35.0
+"""Quantiles beyond this belong to probabilities that are hardly numbers in float64."""
+_MOST_STEPS, _SETTLED, _LAST_GAP = 100, 4e-15, 1e-5
+"""A step of Halley's method across a gap of logarithms below the last of these leaves about its cube."""
+_MOST_BENT = 0.5
+"""Of a step of Newton's method: most that the second derivative may change it by, relative to its inverse."""
+
+Tail = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def quantile_of_shares(u: Tensor, w: Tensor, log_w: Tensor) -> Tensor:
+    """Phi^{-1}(sum_k w_k Phi(u_k)) over dimension 1, by the smaller of both tails."""
+    if u.requires_grad or is_transformed(u):  # an infinite quantile would have no derivative, wanted or not
+        return _by_logarithms(u, log_w)
+    below = _probability(u, w)
+    above = 1 - below
+    small = (above < _SMALL).any(dim=1)
+    if bool(small.any()):
+        above[small] = _probability(-u[small], w[small])
+    tail = torch.special.ndtri(torch.minimum(below, above))
+    y = torch.where(below < above, tail, -tail)
+    far = (torch.minimum(below, above) < math.exp(_DIRECT_LOG)).any(dim=1)
+    if bool(far.any()):
+        y[far] = _by_logarithms(u[far], log_w[far])
+    return y
+
+
+def _probability(u: Tensor, w: Tensor) -> Tensor:
+    """sum_k w_k Phi(u_k) over dimension 1."""
+    return (u * -math.sqrt(0.5)).erfc_().mul_(w).sum(dim=1).mul_(0.5)
+
+
+def _by_logarithms(u: Tensor, log_w: Tensor) -> Tensor:
+    """The same where a probability may be no number in float64, and where it is differentiated."""
+    below = torch.logsumexp(log_w + torch.special.log_ndtr(u), dim=1)
+    above = torch.logsumexp(log_w + torch.special.log_ndtr(-u), dim=1)
+    tail = _normal_quantile(torch.minimum(below, above))
+    return torch.where(below < above, tail, -tail)
+
+
+def _normal_quantile(log_p: Tensor) -> Tensor:
+    """Phi^{-1}(p) for log p <= log 1/2, far into the tail."""
+    direct = torch.special.ndtri(log_p.clamp_min(_DIRECT_LOG).exp())
+    far = log_p.clamp_max(_DIRECT_LOG)
+    z = -(-2 * far.detach()).sqrt()
+    for _ in range(_TAIL_STEPS):  # the last of Newton's steps carries the derivative
+        at = z.detach()
+        log_p_at = torch.special.log_ndtr(at)
+        z = at - (log_p_at - far) * (0.5 * at.square() + _LOG_ROOT_TWO_PI + log_p_at).exp()
+    return torch.where(log_p < _DIRECT_LOG, z, direct)
+
+
+def _counted(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The components that count in some row, as many for each row; all where these are most.
+
+    One does not count whose whole weight is lost in the tail probability of z.
+    """
+    least = torch.special.log_ndtr(-z.abs()) + _NO_SHARE
+    count = int((log_w > least[:, None]).sum(dim=1).max()) if len(z) else 0
+    if 2 * count > log_w.shape[1] or not count:
+        return location, scale, log_w
+    chosen = log_w.topk(count, dim=1, sorted=False).indices
+    return location.gather(1, chosen), scale.gather(1, chosen), log_w.gather(1, chosen)
+
+
+def conditional_quantiles(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> Tensor:
+    """The t with sum_k w_k Phi(s_k (t - m_k)) = Phi(z), shape `(n,)`.
+
+    Arguments:
+        z: Shape `(n,)`.
+        location: m, shape `(n, K)`.
+        scale: s, one over standard deviations, shape `(K,)`.
+        log_w: log w, shape `(n, K)`.
+    """
+    location, scales, log_w = _counted(z, location, scale.expand_as(location), log_w)
+    t, far = torch.empty_like(z), z.abs() > _FAR
+    for rows, way in ((far, _tail_by_logarithms), (~far, _tail)):
+        if bool(rows.all()):
+            return _solved(way, z, location, scales, log_w)
+        if bool(rows.any()):
+            t[rows] = _solved(way, z[rows], location[rows], scales[rows], log_w[rows])
+    return t
+
+
+def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> Tensor:
+    """Halley's method on the logarithm of the smaller tail, a bisection where it leaves the bracket.
+
+    The root lies between the least and the greatest of the components' own quantiles; a row that has settled
+    is left as it is, so that its number does not depend on the others.
+    """
+    side, goal = torch.where(z > 0, -1.0, 1.0).to(z), torch.special.log_ndtr(-z.abs())
+    quantiles, w = location + z[:, None] / scale, log_w.exp()
+    low, high = quantiles.min(dim=1).values, quantiles.max(dim=1).values
+    t = (w * quantiles).sum(dim=1).clamp(low, high)
+    rate, shares = side[:, None] * scale, log_w if tail_of is _tail_by_logarithms else w
+    left = torch.arange(len(z), device=z.device)
+    going = torch.ones_like(left, dtype=torch.bool)
+    for _ in range(_MOST_STEPS):
+        at = t[left]
+        log_tail, slope, curvature = tail_of(rate * (at[:, None] - location), rate, shares)
+        gap = log_tail - goal[left]
+        too_low = gap * side[left] < 0
+        low[left], high[left] = torch.where(too_low, at, low[left]), torch.where(too_low, high[left], at)
+        bend = (0.5 * gap * (curvature / slope - slope) / slope).clamp(-_MOST_BENT, _MOST_BENT)
+        ahead = at - side[left] * gap / slope / (1 - bend)
+        inside = (ahead >= low[left]) & (ahead <= high[left])
+        found = torch.where(inside, ahead, 0.5 * (low[left] + high[left]))
+        t[left] = torch.where(going, found, at)
+        going &= ~(inside & (gap.abs() < _LAST_GAP)) & ((found - at).abs() > _SETTLED * (1 + at.abs()))
+        n_going = int(going.sum())
+        if not n_going:
+            break
+        if 2 * n_going < len(left):
+            left, rate, location, shares = (rows[going] for rows in (left, rate, location, shares))
+            going = going[going]
+    return t
+
+
+def _tail(v: Tensor, rate: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """L = log sum_k w_k Phi(v_k), |dL/dt| and the second derivative of the sum over the sum, `(n,)` each."""
+    probability = 0.5 * (v * -math.sqrt(0.5)).erfc_().mul_(w).sum(dim=1)
+    density = (-0.5 * v.square() - _LOG_ROOT_TWO_PI).exp_().mul_(w).mul_(rate)
+    curvature = -(v.mul_(rate).mul_(density)).sum(dim=1)
+    return probability.log(), density.sum(dim=1).abs() / probability, curvature / probability
+
+
+def _tail_by_logarithms(v: Tensor, rate: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where the probability is no number in float64."""
+    log_probability = torch.logsumexp(log_w + torch.special.log_ndtr(v), dim=1)
+    shares = torch.exp(log_w - 0.5 * v.square() - _LOG_ROOT_TWO_PI - log_probability[:, None])
+    density = rate * shares
+    return log_probability, density.sum(dim=1).abs(), -(v * rate * density).sum(dim=1)
