@@ -194,6 +194,46 @@ def test_what_a_run_has_a_row_for_is_not_run_again(
     assert [(task.problem, task.contender) for task in started[4:]] == [(gone["problem"], gone["contender"])]
 
 
+def test_rivals_are_taken_over_from_a_run_of_the_same_rows(
+    race: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_problem(race, monkeypatch)
+    (first,) = run_race(race, tmp_path, ["rings"], ["gmm30"], budget="2")
+    options = [
+        "--problems",
+        "rings",
+        "--contenders",
+        "gmm30",
+        "ours",
+        "--budgets",
+        "2",
+        "--data-dir",
+        "nowhere",
+    ]
+    options += ["--results", str(tmp_path / "race.jsonl"), "--runs", str(tmp_path / "runs")]
+
+    def made(task: object, *, folder: Path, **others: object) -> dict[str, object]:
+        assert task.contender == "ours"
+        np.save(folder / f"{task.name}.npy", np.full(100, 1.5))
+        told = {key: getattr(task, key) for key in ("problem", "fold", "contender", "budget")}
+        return {**first, **told, "run": folder.name}
+
+    monkeypatch.setattr(race["run"], "run_task", made)
+    race["run"].main([*options, "--rivals-of", first["run"]])
+    gmm, ours, pair = race["record"].read_rows(tmp_path / "race.jsonl")[1:]
+    assert gmm == {**first, "run": ours["run"], "taken_from": first["run"]}
+    assert ours["run"] != first["run"]
+    assert pair["difference"] == pytest.approx(1.5 - first["nll"])
+    with pytest.raises(SystemExit, match="with seed 1"):
+        race["run"].main([*options, "--rivals-of", first["run"], "--seed", "1"])
+    with pytest.raises(SystemExit, match="got 'nothing' with no rows"):
+        race["run"].main([*options, "--rivals-of", "nothing"])
+    other = [race["problems"].Problem("rings", bent_rows()[50:], bent_rows()[:50])]
+    monkeypatch.setattr(race["run"], "prepare", lambda name, folder, seed: other)
+    with pytest.raises(SystemExit, match="rings has other rows than in run"):
+        race["run"].main([*options, "--rivals-of", first["run"]])
+
+
 def test_an_interrupted_race_begins_no_more_runs(
     race: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

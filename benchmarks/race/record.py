@@ -6,8 +6,9 @@ difference = mean_i (NLL_ours(x_i) - NLL_theirs(x_i)),    SE = std_i/√n,    x_
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,33 @@ class Record:
         """One more row."""
         append_rows(self.file, [{"kind": kind, **self.head, **row}])
 
+    def take_rivals(self, earlier: str, tasks: Collection[Task]) -> int:
+        """Take over which of these tasks other contenders than ours did in an earlier run; how many.
+
+        Raises:
+            SystemExit: There is no such run with the same seed, or it had other rows.
+        """
+        before, rows = self.folder.parent / earlier, read_rows(self.file, earlier)
+        seeds = {row["seed"] for row in rows}
+        if not before.is_dir() or seeds != {self.head["seed"]}:
+            raise SystemExit(
+                f"--rivals-of: expected a run in {self.folder.parent} with seed {self.head['seed']}, "
+                f"got {earlier!r} with {sorted(seeds) or 'no rows'}"
+            )
+        taken = 0
+        for row in rows:
+            is_rival = row["kind"] == "run" and row["contender"] != OURS and row["outcome"] == "done"
+            if not is_rival or _task(row) not in tasks or self.has(_task(row)):
+                continue
+            name = f"problems/{row['problem']}-fold{row['fold']}.npz"
+            if not _same_arrays(before / name, self.folder / name):
+                raise SystemExit(f"--rivals-of: {row['problem']} has other rows than in run {earlier}")
+            file = f"{_task(row).name}.npy"
+            shutil.copyfile(before / file, self.folder / file)
+            self.append("run", {**row, "run": self.head["run"], "taken_from": earlier})
+            taken += 1
+        return taken
+
     def append_pairs(self) -> None:
         """Rows of kind `paired` for which all folds of both are done and that are not there yet."""
         done = [row for row in self.rows("run") if row["outcome"] == "done"]
@@ -114,6 +142,11 @@ class Record:
 def paired(ours: Reals, theirs: Reals) -> Row:
     """Mean of ours - theirs over the same test rows, its standard error, and how many rows; nats."""
     return {**mean_with_error("difference", ours - theirs), "test_rows": len(ours)}
+
+
+def _same_arrays(one: Path, other: Path) -> bool:
+    with np.load(one, allow_pickle=False) as a, np.load(other, allow_pickle=False) as b:
+        return set(a) == set(b) and all(np.array_equal(a[key], b[key]) for key in a)
 
 
 def _task(row: Row) -> Task:

@@ -3,12 +3,14 @@
     python benchmarks/race/run.py --data-dir DIR [--full | --problems ...] [--contenders ...]
                                   [--budgets 30 100 300] [--jobs 2] [--seed 0]
     python benchmarks/race/run.py --data-dir DIR --resume RUN [--jobs 2]
+    python benchmarks/race/run.py --data-dir DIR --rivals-of RUN ...
 
 Smaller budgets come first, and contenders of the same problem and budget run near each other in time. Every
 run appends a row to benchmarks/results/race.jsonl, failures and what was skipped too; the NLLs of its test
 rows go to runs/race/RUN. When ours and a contender have finished all folds of a problem at a budget, a row
 with the paired difference follows. What the run has a row for is not run again; an interrupted race
-finishes the runs that it had begun.
+finishes the runs that it had begun. With --rivals-of, what the other contenders did in an earlier run on the
+same machine, seed and rows is taken over, and their rows say from where.
 """
 
 from __future__ import annotations
@@ -108,7 +110,11 @@ def run_task(task: Task, *, folds: int, longest: float, folder: Path, seed: int)
 def race(plan: Mapping[str, Any], record: Record, *, data: Path, jobs: int) -> None:
     """Run what the record has no row for."""
     folds = _prepare_all(plan, record, data)
-    tasks = [task for task in tasks_of(folds, plan["contenders"], plan["budgets"]) if not record.has(task)]
+    tasks = tasks_of(folds, plan["contenders"], plan["budgets"])
+    if plan.get("rivals_of") is not None:
+        taken = record.take_rivals(plan["rivals_of"], tasks)
+        print(f"{taken} runs of other contenders taken over from {plan['rivals_of']}", flush=True)
+    tasks = [task for task in tasks if not record.has(task)]
     print(f"{len(tasks)} runs, about {upper_hours(tasks, jobs):.1f} hours at most", flush=True)
     lock = threading.Lock()
 
@@ -178,6 +184,7 @@ def _opened(options: argparse.Namespace) -> tuple[dict[str, Any], Record]:
             "contenders": options.contenders,
             "budgets": sorted(options.budgets),
             "seed": options.seed,
+            "rivals_of": options.rivals_of,
         }
         folder.mkdir(parents=True)
         file.write_text(json.dumps(plan), encoding="utf-8")
@@ -195,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", metavar="RUN", help="go on with a run; its plan is kept")
+    parser.add_argument("--rivals-of", metavar="RUN", help="take over what other contenders did in that run")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "race")
     options = parser.parse_args(arguments)

@@ -138,12 +138,14 @@ def cost_table(results: Results) -> str:
 
 def runs_table(results: Results) -> str:
     """Which run this is, and what it took."""
-    first = results.rows[0]
+    first = next((row for row in results.rows if "taken_from" not in row), results.rows[0])
     outcomes = [row["outcome"] for row in results.rows]
+    taken = dict.fromkeys(row["taken_from"] for row in results.rows if "taken_from" in row)
     hours = sum(row["fit_cpu_seconds"] + row["score_cpu_seconds"] for row in results.done) / 3600
     lines = [
         ["run", f"`{first['run']}`"],
         ["jkoflow, torch, seed", f"{first['jkoflow']}, {first['torch']}, {first['seed']}"],
+        *(["other contenders' rows from", f"`{run}`"] for run in taken),
         *([outcome, outcomes.count(outcome)] for outcome in ("done", "failed", "skipped")),
         ["fits and likelihoods, CPU hours", f"{hours:.1f}"],
     ]
