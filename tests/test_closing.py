@@ -10,13 +10,14 @@ import torch
 from jkoflow.blocks import AffineBlock, MixtureBlock
 from jkoflow.closing import (
     Closing,
-    Search,
     best_closing,
     close,
     closing_by_nothing,
     mixture_of,
     stacked_closing,
+    stacked_components,
 )
+from jkoflow.closing_search import Search
 from jkoflow.fit import FitState, initial_state
 from jkoflow.laws import GaussianMixture, StandardNormal
 from jkoflow.likelihood import log_prob
@@ -243,3 +244,17 @@ def test_closing_by_nothing_is_the_flow_as_it_is() -> None:
     assert (nothing.block, nothing.n_components) == (None, 0)
     assert nothing.nll == pytest.approx(state.nll)
     assert Closing(None, 0, torch.tensor([1.0, 3.0])).nll == -2
+
+
+@pytest.mark.parametrize(
+    ("number", "members", "expected"), [(16, 8, 7 * 16 + 8 * 32), (16, 1, 0), (8, 2, 8 + 2 * 16)]
+)
+def test_components_beside_a_first_mixture_are_counted(number: int, members: int, expected: int) -> None:
+    search = Search(rows=1, tolerance=1e-3, most_components=256, most_members=members)
+    assert stacked_components(number, search) == expected
+
+
+def test_components_beside_a_large_mixture_end_at_the_limits() -> None:
+    search = Search(rows=1, tolerance=1e-3, most_components=256, most_members=8)
+    counted = [stacked_components(number, search) for number in (64, 128, 256, 512, 1024)]
+    assert counted == [7 * 64 + 4 * 128, 3 * 128 + 2 * 256, 256, 0, 0]

@@ -55,6 +55,7 @@ ORDER = (
     "fit",
     "gaussian_step",
     "expectation_maximisation",
+    "closing_search",
     "closing",
     "recipe",
     "pilot",

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from jkoflow.blocks import Block, MixtureBlock
+from jkoflow.closing_search import Search
 from jkoflow.expectation_maximisation import Mixture, maximise_likelihood
 from jkoflow.fit import FitState, TakenStep, closed_form_record, take_closed_form
 from jkoflow.gaussian_step import judged_whitening
@@ -34,12 +35,12 @@ from jkoflow.solver_steps import judged_rows
 
 __all__ = [
     "Closing",
-    "Search",
     "best_closing",
     "close",
     "closing_by_nothing",
     "mixture_of",
     "stacked_closing",
+    "stacked_components",
 ]
 
 _FEWEST, _FIRST_COMPONENTS = 2, 8
@@ -56,23 +57,6 @@ _MOST_STACKED = 512
 _LEAST_STACKING_GAIN_NATS = 0.002
 _CLUSTERED_ROWS, _CLUSTERING_ITERATIONS = 8000, 20
 """Of k-means, where EM starts."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """How carefully a closing is looked for.
-
-    Arguments:
-        rows: Most training rows that EM sees; the first, which are in random order.
-        tolerance: Gain of an iteration of EM, nats a row, below which it ends.
-        most_components: Largest number of components that is tried.
-        most_members: Largest number of mixtures whose mean is tried.
-    """
-
-    rows: int
-    tolerance: float
-    most_components: int
-    most_members: int = 1
 
 
 @dataclass(frozen=True)
@@ -255,6 +239,22 @@ def stacked_closing(closing: Closing, state: FitState, runtime: Runtime, search:
         for block in found(2 * number, range(1)):
             choices.append(grown(_judged(part, block, 2 * number), [block], 2 * number))
     return min(choices, key=lambda choice: choice.nll)
+
+
+def stacked_components(number: int, search: Search) -> int:
+    """How many components `stacked_closing` fits at most beside a mixture of `number`."""
+    most = search.most_members
+    if most < 2:
+        return 0
+    beside = number * (_largest_power(min(most, _MOST_STACKED // number)) - 1)
+    if 2 * number > min(search.most_components, _MOST_STACKED // 2):
+        return beside
+    return beside + 2 * number * _largest_power(min(most, _MOST_STACKED // (2 * number)))
+
+
+def _largest_power(limit: int) -> int:
+    """The largest power of two up to `limit`, and 1 at least."""
+    return 1 << max(0, limit.bit_length() - 1)
 
 
 def _searched_part(state: FitState, search: Search) -> FitState:

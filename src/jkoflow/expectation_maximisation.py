@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Mixture", "maximise_likelihood"]
+__all__ = ["CARRIED_ROWS", "Mixture", "maximise_likelihood"]
 
 _CHUNK_NUMBERS = 2**18
 """Of a chunk's statistics and of its responsibilities, 2 MB: what stays in a core's cache."""
@@ -26,6 +26,8 @@ _KEPT_NUMBERS = 2**23
 """Statistics, 64 MB, up to which they are kept from iteration to iteration."""
 _LEAST_LOG = -700.0
 """Of a share that is a number in float64; below, an exponential takes the processor three times as long."""
+CARRIED_ROWS = 40_000
+"""Whose responsibilities are returned: enough to start from."""
 _SMALLEST_SIZE = 1e-15
 """Of a component, rows."""
 
@@ -81,7 +83,7 @@ def maximise_likelihood(
         floor: What is added to every variance.
 
     Returns:
-        The mixture, and the responsibilities `(n, K)`, float32.
+        The mixture, and the responsibilities of the first `CARRIED_ROWS` rows, float32, shape `(m, K)`.
 
     Raises:
         ValueError: A covariance is not positive definite.
@@ -99,7 +101,8 @@ def maximise_likelihood(
             break
         before = log_likelihood
     w = mixture.coefficients()
-    return mixture, torch.cat([(w @ part).softmax(dim=0).T.float() for part in rows])
+    first = _Rows(x[:CARRIED_ROWS], chunk)
+    return mixture, torch.cat([(w @ part).softmax(dim=0).T.float() for part in first])
 
 
 class _Rows:

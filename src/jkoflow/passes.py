@@ -17,16 +17,18 @@ from jkoflow import recipe
 from jkoflow.budget import Decisions
 from jkoflow.closing import (
     Closing,
-    Search,
     best_closing,
     close,
     closing_by_nothing,
     mixture_of,
     stacked_closing,
+    stacked_components,
 )
+from jkoflow.closing_search import Search, careful_search, scouting_search
 from jkoflow.config import Settings
 from jkoflow.fit import FitState, TakenStep, is_significant, proximal_fold, take_closed_form
 from jkoflow.pace import Pace, affordable_blocks, paced_trainer
+from jkoflow.particles import Particles
 from jkoflow.pilot import Pilot
 from jkoflow.proximal import DispatchedTrainer
 from jkoflow.runtime import Runtime
@@ -34,22 +36,18 @@ from jkoflow.schedule import Schedule, resolve_schedule
 
 __all__ = ["closed_passes"]
 
-_SCOUT = Search(rows=8000, tolerance=2e-3, most_components=64)
-_CAREFUL = Search(rows=40_000, tolerance=1e-3, most_components=256, most_members=8)
 _RESERVE = 0.15
 """Of what a budget leaves at the start of a pass: held back for its closing."""
 _FIRST_SHARE = 1.25
 """Times an even share of a budget for each block: what short steps do not resolve, no later one does."""
-_LEAST_SCOUTED_ROWS, _SCOUTED_ROWS_PER_SECOND = 2000, 80
-"""Under a budget; the rows grow with it."""
 _CAREFUL_COST = 2
 """Of a row in a careful search, in those of a scouting one."""
 _REHEARSED_COMPONENTS = 32
 _SEARCH_SHARE = 0.04
 """Of the time that a budget leaves: most that one mixture may take."""
-_STACKING_SHARE, _STACKING_COST = 0.5, 3
-"""Of the time that a budget leaves: most that the mixtures of a mean may take. With those of twice as many
-components they cost three times what the first alone do."""
+_STACKING_SHARE, _STACKING_COST = 0.5, 0.5
+"""Of the time that a budget leaves: most that the mixtures of a mean may take. A component of them costs half
+of what the search for the first mixture took for each of its own: others were tried on the way."""
 _LEAST_GAIN_NATS = 0.002
 """Of a block, below which it is not worth its time, nor that of every sample and score."""
 _DROPS = 2
@@ -189,10 +187,10 @@ class _Pass:
 
 def _scouting(state: FitState, number: int, runtime: Runtime, decisions: Decisions) -> tuple[Search, float]:
     """How closings are scouted in a pass, and the CPU-seconds of one component; a budget allows less."""
+    columns = state.train.dim + state.train.context_dim
+    scout = scouting_search(columns, len(state.train), decisions.budget)
     if decisions.budget is None:
-        return _SCOUT, 0.0
-    affordable = max(_LEAST_SCOUTED_ROWS, int(_SCOUTED_ROWS_PER_SECOND * decisions.budget))
-    scout = replace(_SCOUT, rows=min(_SCOUT.rows, affordable))
+        return scout, 0.0
 
     def rehearsed() -> float:
         before, rows = decisions.used(), state.train.rows(slice(0, scout.rows))
@@ -248,22 +246,29 @@ class _Closings:
     def careful(self, state: FitState) -> Closing:
         """The closing that the pass ends with; no step where that is as good."""
         found = self.of(state)
-        search = self._careful_search(len(state.train))
+        search, left = self._careful_search(state.train), self.decisions.remaining()
         if 1 < found.n_components <= search.most_components:
             again = best_closing(state, self.runtime, search, before=found)
+            spent = left - self.decisions.remaining()  # not a number without a budget, and not used
             found = min(found, again, key=lambda closing: closing.nll)
-            found = self._stacked(found, state, search)
+            seconds = _STACKING_COST * spent / max(1, again.n_components)
+            found = self._stacked(found, state, search, seconds)
         none = closing_by_nothing(state)
         worth = is_significant(found.log_prob - none.log_prob, standard_errors=1.0)
         return found if worth else none
 
-    def _stacked(self, found: Closing, state: FitState, search: Search) -> Closing:
-        """The mean of as many mixtures as there is time for, where it is better."""
+    def _stacked(self, found: Closing, state: FitState, search: Search, seconds: float) -> Closing:
+        """The mean of as many mixtures as there is time for, where it is better; `seconds` a component."""
         if self.decisions.limited:
-            cost = _STACKING_COST * found.n_components * self._careful_seconds(len(state.train))
 
             def most() -> int:
-                return _affordable(search.most_members, cost, _STACKING_SHARE * self.decisions.remaining())
+                limit, number = _STACKING_SHARE * self.decisions.remaining(), search.most_members
+                while number > 1:
+                    tried = replace(search, most_members=number)
+                    if seconds * stacked_components(found.n_components, tried) <= limit:
+                        break
+                    number //= 2
+                return number
 
             search = replace(
                 search, most_members=self.decisions.decide("stacked mixtures", most, round=self.number)
@@ -283,21 +288,20 @@ class _Closings:
             return closing_by_nothing(state)
         return best_closing(state, self.runtime, self.scout, before=self._current)
 
-    def _careful_search(self, n_rows: int) -> Search:
+    def _careful_search(self, train: Particles) -> Search:
         """More rows and components than scouts have; under a budget, as far as there is time."""
+        search = careful_search(train.dim + train.context_dim, len(train), self.decisions.budget)
         if not self.decisions.limited:
-            return _CAREFUL
-        seconds = self._careful_seconds(n_rows)
+            return search
+        rows = min(search.rows, len(train)) / min(self.scout.rows, len(train))
         most = self.decisions.decide(
             "careful components",
-            lambda: _affordable(_CAREFUL.most_components, seconds, self.decisions.remaining()),
+            lambda: _affordable(
+                search.most_components, _CAREFUL_COST * rows * self.seconds, self.decisions.remaining()
+            ),
             round=self.number,
         )
-        return replace(_CAREFUL, most_components=most)
-
-    def _careful_seconds(self, n_rows: int) -> float:
-        """CPU-seconds of a component in a careful search."""
-        return self.seconds * _CAREFUL_COST * min(_CAREFUL.rows, n_rows) / min(self.scout.rows, n_rows)
+        return replace(search, most_components=most)
 
 
 def _affordable(most: int, seconds: float, limit: float) -> int:

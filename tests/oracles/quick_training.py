@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from jkoflow import pace, passes, pilot, recipe, training
-from jkoflow.closing import Search
+from jkoflow.closing_search import Search
 from jkoflow.step import NetworkSettings
 
 __all__ = ["make_training_quick"]
@@ -24,6 +24,6 @@ def make_training_quick(monkeypatch: pytest.MonkeyPatch, *, updates: int = 20) -
     monkeypatch.setattr(pilot, "UPDATES", (4, 8))
     monkeypatch.setattr(training, "_BUDGET_UPDATES", 2 * updates)
     monkeypatch.setattr(pace, "_MOST_UPDATES", 2 * updates)
-    for search, most_members in (("_SCOUT", 1), ("_CAREFUL", 4)):
+    for search, most_members in (("scouting_search", 1), ("careful_search", 4)):
         quick = Search(rows=500, tolerance=1e-2, most_components=8, most_members=most_members)
-        monkeypatch.setattr(passes, search, quick)
+        monkeypatch.setattr(passes, search, lambda *sizes, quick=quick: quick)
