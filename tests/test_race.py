@@ -99,8 +99,8 @@ def test_correlated_columns_go_and_the_first_stays(race: dict[str, ModuleType]) 
 
 @pytest.mark.parametrize("name", ["rings", "checkerboard"])
 def test_the_truth_of_a_standardised_law_is_a_density(race: dict[str, ModuleType], name: str) -> None:
-    (problem,) = race["problems"].prepare(name, Path("no folder"), 0)
-    assert problem.train.shape == (50_000, 2)
+    (problem,) = race["problems"].prepare(name, Path("no folder"), 0, 20_000)
+    assert problem.train.shape == (20_000, 2)
     assert len(problem.test) == 5000
     side = np.linspace(-5, 5, 800, endpoint=False) + 5 / 800
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
@@ -140,7 +140,7 @@ def small_problem(race: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         race["run"],
         "prepare",
-        lambda name, folder, seed: [race["problems"].Problem(name, rows[100:], rows[:100])],
+        lambda name, folder, seed, draws: [race["problems"].Problem(name, rows[100:], rows[:100])],
     )
 
 
@@ -229,7 +229,7 @@ def test_rivals_are_taken_over_from_a_run_of_the_same_rows(
     with pytest.raises(SystemExit, match="got 'nothing' with no rows"):
         race["run"].main([*options, "--rivals-of", "nothing"])
     other = [race["problems"].Problem("rings", bent_rows()[50:], bent_rows()[:50])]
-    monkeypatch.setattr(race["run"], "prepare", lambda name, folder, seed: other)
+    monkeypatch.setattr(race["run"], "prepare", lambda name, folder, seed, draws: other)
     with pytest.raises(SystemExit, match="rings has other rows than in run"):
         race["run"].main([*options, "--rivals-of", first["run"]])
 

@@ -34,7 +34,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from tables import distinct_rows, off_grid
 
-__all__ = ["FULL", "STANDARD", "MissingFileError", "Problem", "prepare"]
+__all__ = ["FULL", "LAWS", "STANDARD", "TRAIN_DRAWS", "MissingFileError", "Problem", "prepare"]
 
 TRAIN_DRAWS, TEST_DRAWS = 50_000, 10_000
 SCORED_ROWS = 5000
@@ -86,17 +86,20 @@ class Problem:
     folds: int = 1
 
 
-def prepare(name: str, folder: Path, seed: int) -> list[Problem]:
-    """The problem's folds, the same for the same arguments.
+def prepare(name: str, folder: Path, seed: int, draws: int = TRAIN_DRAWS) -> list[Problem]:
+    """The problem's folds, the same for the same arguments; of a law so many training draws.
 
     Raises:
         MissingFileError: Its file is not in the folder.
     """
     rng = np.random.default_rng([seed, *name.encode()])
-    file, load = _SOURCES[name]
-    if file is not None and not (folder / file).exists():
+    file = PICTURES.get(name) if name in LAWS else _TABLES[name][0]
+    path = folder / (file or "")
+    if file is not None and not path.exists():
         raise MissingFileError(2, "expected it in --data-dir", file)
-    return load(name, folder / (file or ""), rng)
+    if name in LAWS:
+        return _from_law(picture_law(path) if name in PICTURES else shape_law(name), name, rng, draws)
+    return _TABLES[name][1](name, path, rng)
 
 
 def split_table(name: str, rows: Reals, rng: np.random.Generator) -> list[Problem]:
@@ -135,13 +138,10 @@ def _standardised(
     )
 
 
-def _from_law(
-    law: Callable[[str, Path], Law], name: str, path: Path, rng: np.random.Generator
-) -> list[Problem]:
-    made = law(name, path)
+def _from_law(law: Law, name: str, rng: np.random.Generator, draws: int) -> list[Problem]:
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    train, test = (np.asarray(made.sample(n, generator).numpy()) for n in (TRAIN_DRAWS, TEST_DRAWS))
-    return [_standardised(name, train, test, rng, law=made)]
+    train, test = (np.asarray(law.sample(n, generator).numpy()) for n in (draws, TEST_DRAWS))
+    return [_standardised(name, train, test, rng, law=law)]
 
 
 def _from_table(
@@ -186,12 +186,8 @@ def _patch_rows(grey: npt.NDArray[np.uint8], n: int, rng: np.random.Generator) -
 Loader = Callable[[str, Path, np.random.Generator], list[Problem]]
 
 
-def _sources() -> Mapping[str, tuple[str | None, Loader]]:
-    found: dict[str, tuple[str | None, Loader]] = {
-        name: (None, partial(_from_law, lambda name, path: shape_law(name))) for name in SHAPES
-    }
-    picture = partial(_from_law, lambda name, path: picture_law(path))
-    found |= {name: (file, picture) for name, file in PICTURES.items()}
+def _tables() -> Mapping[str, tuple[str, Loader]]:
+    found: dict[str, tuple[str, Loader]] = {}
     found["protein"] = "uci_protein.npz", partial(_from_table, "x", _as_they_are)
     found["power"] = "power_raw_2weeks.npz", _power
     found["miniboone"] = "miniboone_maf_first1523.npz", partial(_from_table, "x", _as_they_are)
@@ -204,6 +200,7 @@ def _sources() -> Mapping[str, tuple[str | None, Loader]]:
     return found
 
 
-_SOURCES = _sources()
-FULL: Sequence[str] = tuple(_SOURCES)
+LAWS: Sequence[str] = (*SHAPES, *PICTURES)
+_TABLES = _tables()
+FULL: Sequence[str] = (*LAWS, *_TABLES)
 STANDARD: Sequence[str] = ("rose", "protein", "power", "posterior-eight_schools_noncentered", "miniboone")

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from contenders import CONTENDERS, Entry
 from contenders import STANDARD as STANDARD_CONTENDERS
-from problems import FULL, STANDARD, MissingFileError, Problem, prepare
+from problems import FULL, STANDARD, TRAIN_DRAWS, MissingFileError, Problem, prepare
 from record import Record, Task
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -146,7 +146,7 @@ def _prepare_all(plan: Mapping[str, Any], record: Record, data: Path) -> dict[st
     folds = {}
     for name in plan["problems"]:
         try:
-            problems = prepare(name, data, plan["seed"])
+            problems = prepare(name, data, plan["seed"], plan.get("draws", TRAIN_DRAWS))
         except MissingFileError as missing:
             skipped = Task(name, 0, "all", None)
             if not record.has(skipped):
@@ -185,6 +185,7 @@ def _opened(options: argparse.Namespace) -> tuple[dict[str, Any], Record]:
             "budgets": sorted(options.budgets),
             "seed": options.seed,
             "rivals_of": options.rivals_of,
+            "draws": options.draws,
         }
         folder.mkdir(parents=True)
         file.write_text(json.dumps(plan), encoding="utf-8")
@@ -201,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budgets", nargs="+", type=float, default=[30.0, 100.0, 300.0])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=TRAIN_DRAWS, help="of each law whose density is known")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run; its plan is kept")
     parser.add_argument("--rivals-of", metavar="RUN", help="take over what other contenders did in that run")
     parser.add_argument("--results", type=Path, default=RESULTS)
