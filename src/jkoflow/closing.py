@@ -109,7 +109,11 @@ def mixture_of(
     z = (x - centre) / scale
     start = _clustered(z, n_components, generator) if responsibilities is None else responsibilities
     mixture, found = maximise_likelihood(
-        z, start[: len(z)].to(z), tolerance=tolerance, most_iterations=_ITERATIONS, floor=_RELATIVE_FLOOR
+        z,
+        start[: len(z)].to(z.device),
+        tolerance=tolerance,
+        most_iterations=_ITERATIONS,
+        floor=_RELATIVE_FLOOR,
     )
     weights, means, covariances = _with_background(mixture, len(z))
     block = MixtureBlock.of(

@@ -101,8 +101,11 @@ def maximise_likelihood(
             break
         before = log_likelihood
     w = mixture.coefficients()
-    first = _Rows(x[:CARRIED_ROWS], chunk)
-    return mixture, torch.cat([(w @ part).softmax(dim=0).T.float() for part in first])
+    found, start = torch.empty(min(len(x), CARRIED_ROWS), len(w), device=x.device), 0
+    for part in _Rows(x[:CARRIED_ROWS], chunk):
+        found[start : start + part.shape[1]] = (w @ part).softmax(dim=0).T
+        start += part.shape[1]
+    return mixture, found
 
 
 class _Rows:
