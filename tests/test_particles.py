@@ -115,6 +115,17 @@ def test_deferred_particles_push_what_is_asked_for_and_all_rows_once() -> None:
     assert sizes == [3, 10, 2, 10]
 
 
+def test_a_few_deferred_particles_are_made_alone() -> None:
+    sizes: list[int] = []
+    deferred, index = particles().deferred(counted(sizes)), torch.tensor([7, 0, 7])
+    few = deferred.few(index)
+    assert sizes == [3]
+    assert torch.equal(few.x, deferred.rows(index).x)
+    assert torch.equal(few.context, deferred.rows(index).context)
+    assert torch.equal(deferred.few(index).x, few.x)
+    assert sizes == [3, 10]
+
+
 def test_slice_of_deferred_particles_has_the_same_bits_whatever_was_asked_before() -> None:
     weight = torch.randn(3, 3, generator=generator(1), dtype=torch.float32)
     rows = Particles(torch.randn(40_000, 3, generator=generator(2), dtype=torch.float32))

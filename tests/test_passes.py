@@ -114,3 +114,18 @@ def test_small_budget_allows_fewer_components() -> None:
         run(start(), Decisions(budget=budget, clock=Clock(0.2), record=log.append))
         counts.append(next(entry["value"] for entry in log if entry["what"] == "components"))
     assert counts[0] < counts[1] <= 8
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.01, True), (2.0, False)])
+def test_another_pass_wants_time_to_push_all_rows(seconds: float, expected: bool) -> None:
+    """A push of 4,096 rows takes so many seconds; there are ten times as many rows and 9 seconds left."""
+    now = [0.0]
+
+    def push(x: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        now[0] += seconds
+        return x
+
+    decisions = Decisions(budget=10.0, clock=lambda: now[0])
+    now[0] = 1.0
+    train = Particles(torch.zeros(40_960, 1)).deferred(push)
+    assert passes._has_time(decisions, 1, train) is expected

@@ -173,3 +173,16 @@ def test_automatic_schedule_needs_particles() -> None:
 def test_schedule_of_impossible_steps_is_refused(gammas: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="gamma: expected step sizes > 0"):
         Schedule(gammas)
+
+
+def test_finest_scale_of_deferred_particles_makes_no_others() -> None:
+    sizes: list[int] = []
+
+    def push(x: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        sizes.append(len(x))
+        return 2 * x
+
+    rows = Particles(points(20_000, 2))
+    scale = finest_scale(rows.deferred(push), generator())
+    assert sum(sizes) < 10_000
+    assert scale == pytest.approx(finest_scale(rows.map(lambda x, context: 2 * x), generator()))

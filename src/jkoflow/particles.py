@@ -68,6 +68,10 @@ class Particles:
         """The particles at `index`, in that order."""
         return Particles(self.x[index], None if self.context is None else self.context[index])
 
+    def few(self, index: Tensor) -> Particles:
+        """As `rows`, for once: where particles are deferred, no others are made for it."""
+        return self.rows(index.to(self.x.device))
+
     def draw(self, count: int, generator: torch.Generator) -> Particles:
         """`count` particles drawn with replacement."""
         return self.rows(torch.randint(len(self), (count,), generator=generator).to(self.x.device))
@@ -125,6 +129,12 @@ class DeferredParticles(Particles):
     def dim(self) -> int:
         """d, the number of columns."""
         return self._shape[1]
+
+    def few(self, index: Tensor) -> Particles:
+        """As `rows`, for once: no others are made for it."""
+        if "x" in self.__dict__:
+            return super().few(index)
+        return Particles(self._source.x, self.context).few(index).map(self._push)
 
     def rows(self, index: Tensor | slice) -> Particles:
         """The particles at `index`, in that order."""

@@ -42,7 +42,7 @@ _FIRST_SHARE = 1.25
 """Times an even share of a budget for each block: what short steps do not resolve, no later one does."""
 _CAREFUL_COST = 2
 """Of a row in a careful search, in those of a scouting one."""
-_REHEARSED_COMPONENTS = 32
+_REHEARSED_COMPONENTS, _REHEARSED_ROWS = 32, 4096
 _SEARCH_SHARE = 0.04
 """Of the time that a budget leaves: most that one mixture may take."""
 _STACKING_SHARE, _STACKING_COST = 0.5, 0.5
@@ -77,7 +77,7 @@ def closed_passes(
     """
     number = 0
     while number < _PASSES and len(state.flow) < settings.max_blocks:
-        if number and not _has_time(decisions, number):
+        if number and not _has_time(decisions, number, state.train):
             return
         n_blocks = len(state.flow)
         mine = [done for done in taken if done.info["round"] == number]
@@ -89,12 +89,19 @@ def closed_passes(
         number += 1
 
 
-def _has_time(decisions: Decisions, number: int) -> bool:
+def _has_time(decisions: Decisions, number: int, train: Particles) -> bool:
+    """Whether a budget has time for another pass, and for pushing all rows through the closing before it."""
     if not decisions.limited:
         return True
     assert decisions.budget is not None
     least = _LEAST_BUDGET_SHARE * decisions.budget
-    return bool(decisions.decide("pass", lambda: decisions.remaining() > least, round=number))
+
+    def enough() -> bool:
+        before, some = decisions.used(), train.rows(slice(0, _REHEARSED_ROWS))
+        push = (decisions.used() - before) * len(train) / max(1, len(some))
+        return decisions.remaining() > least + push
+
+    return bool(decisions.decide("pass", enough, round=number))
 
 
 def _is_closing(step: TakenStep) -> bool:

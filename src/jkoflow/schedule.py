@@ -84,14 +84,16 @@ def finest_scale(particles: Particles, generator: torch.Generator) -> float:
     The smaller of the least standard deviation in any direction and the median distance to the nearest
     neighbour over sqrt(2 d): the spread per coordinate of a law whose samples lie that close.
     """
-    part = particles.draw(_SCALE_ROWS, generator) if len(particles) > _SCALE_ROWS else particles
+    part = particles
+    if len(particles) > _SCALE_ROWS:
+        part = particles.few(torch.randint(len(particles), (_SCALE_ROWS,), generator=generator))
     x = part.x.double()
     least = float(
         torch.linalg.eigvalsh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))[0].clamp_min(0).sqrt()
     )
     # not by a matrix product, which leaves a row at 1e-7 from itself instead of 0
     distances = torch.cdist(
-        x, particles.x[:_SCALE_ROWS].double(), compute_mode="donot_use_mm_for_euclid_dist"
+        x, particles.rows(slice(0, _SCALE_ROWS)).x.double(), compute_mode="donot_use_mm_for_euclid_dist"
     )
     positive = torch.where(distances > 0, distances, torch.full_like(distances, math.inf))
     return min(least, float(positive.min(dim=1).values.median()) / math.sqrt(2 * x.shape[1]))
