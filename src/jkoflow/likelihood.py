@@ -12,22 +12,31 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from jkoflow.flow import Flow
+from jkoflow.particles import PUSH_ROWS, Particles
 
 __all__ = ["log_prob", "standard_error"]
 
 
 def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
     """`log q_0` of each row, `(n,)`, nats in the units of `x` (standardised), float64; deterministic."""
+    nats = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    for start, part in enumerate(Particles(x, context).chunks()):
+        nats[start * PUSH_ROWS : start * PUSH_ROWS + len(part)] = _log_prob(flow, part)
+    return nats
+
+
+def _log_prob(flow: Flow, rows: Particles) -> Tensor:
     split = flow.split_source()
     if split is None:
-        latent, log_det = flow.push_with_log_det(x, context)
+        latent, log_det = flow.push_with_log_det(rows.x, rows.context)
         return flow.base.log_prob(latent.double()) + log_det
     before, last = split
-    image, log_det = before.push_with_log_det(x, context)
-    return last.source_log_prob(image, context) + log_det
+    image, log_det = before.push_with_log_det(rows.x, rows.context)
+    return last.source_log_prob(image, rows.context) + log_det
 
 
 def standard_error(nats: Tensor) -> float:

@@ -356,7 +356,8 @@ def _held_out_results(model: Model, parts: Mapping[str, Particles]) -> dict[str,
     ours = -(log_prob(model.flow, held_out.x, held_out.context) + model.schema.log_jacobian)
     moments = Moments.of(parts["train"].x)
     gaussian = Gaussian(moments.mean.cpu(), moments.shrunk.cpu())
-    theirs = -(gaussian.log_prob(held_out.x.double().cpu()) + model.schema.log_jacobian)
+    nats = torch.cat([gaussian.log_prob(part.x.double().cpu()) for part in held_out.chunks()])
+    theirs = -(nats + model.schema.log_jacobian)
     return {
         "held_out_on": name,
         "held_out_rows": len(held_out),
