@@ -12,6 +12,7 @@ from jkoflow import recipe
 def test_documented_limit_in_updates() -> None:
     rows = (10, 400, 10_000, 62_500, 10**6)
     assert [recipe.updates_per_block(n) for n in rows] == [200, 280, 1400, 3500, 3500]
+    assert [recipe.objective_updates(n) for n in rows] == [200, 200, 1000, 2500, 2500]
 
 
 def test_batch_is_a_quarter_of_a_small_table() -> None:

@@ -1,6 +1,7 @@
 r"""The defaults of training, in one place: how many updates, which batch, which rates, which network.
 
     updates = clip(14 sqrt(rows), 200, 3500),    batch = clip(rows/4, 128, 384)
+    updates on an objective alone = clip(10 sqrt(rows), 200, 2500)
     frequencies = clip(rows/600, 8, 64)
     phase   = clip(1.1/theta, least, most)       of the features' w.x, theta the angle of the block's step
 
@@ -24,6 +25,7 @@ __all__ = [
     "end_to_end_descent",
     "frequencies_of",
     "network_of",
+    "objective_updates",
     "phase_of",
     "plain_network_of",
     "proximal_trainer",
@@ -53,6 +55,11 @@ _ROWS_PER_FREQUENCY = 600
 def updates_per_block(n_rows: int) -> int:
     """The documented limit in updates of one block's start."""
     return int(min(max(14 * math.sqrt(n_rows), 200), 3500))
+
+
+def objective_updates(n_rows: int) -> int:
+    """The same where an objective is descended from the identity: more would learn rows by heart."""
+    return int(min(max(10 * math.sqrt(n_rows), 200), 2500))
 
 
 def batch_of(n_rows: int) -> int:
@@ -96,12 +103,12 @@ def warm_start_descent(n_rows: int, updates: int, *, checkpoints: int = 20) -> D
 
 def end_to_end_descent(n_rows: int) -> DescentSettings:
     """How all blocks descend at once."""
-    return DescentSettings(updates_per_block(n_rows), batch_of(n_rows), END_TO_END_RATE)
+    return DescentSettings(objective_updates(n_rows), batch_of(n_rows), END_TO_END_RATE)
 
 
 def proximal_trainer(dim: int, n_rows: int, divergence: str) -> ProximalTrainer:
     """The trainer of blocks on the proximal objective alone."""
-    descent = DescentSettings(updates_per_block(n_rows), batch_of(n_rows), PROXIMAL_RATE)
+    descent = DescentSettings(objective_updates(n_rows), batch_of(n_rows), PROXIMAL_RATE)
     return ProximalTrainer(plain_network_of(dim), descent, divergence)
 
 

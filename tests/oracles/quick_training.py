@@ -19,7 +19,8 @@ def make_training_quick(monkeypatch: pytest.MonkeyPatch, *, updates: int = 20) -
     monkeypatch.setattr(recipe, "NetworkSettings", small)
     monkeypatch.setattr(recipe, "_DEPTH", 1)
     monkeypatch.setattr(recipe, "FREQUENCIES", (4, 4))
-    monkeypatch.setattr(recipe, "updates_per_block", lambda n_rows: updates)
+    for limit in ("updates_per_block", "objective_updates"):
+        monkeypatch.setattr(recipe, limit, lambda n_rows: updates)
     monkeypatch.setattr(recipe, "BATCHES", (64, 64))
     monkeypatch.setattr(pilot, "UPDATES", (4, 8))
     monkeypatch.setattr(training, "_BUDGET_UPDATES", 2 * updates)
