@@ -99,8 +99,9 @@ def test_correlated_columns_go_and_the_first_stays(race: dict[str, ModuleType]) 
 
 @pytest.mark.parametrize("name", ["rings", "checkerboard"])
 def test_the_truth_of_a_standardised_law_is_a_density(race: dict[str, ModuleType], name: str) -> None:
-    (problem,) = race["problems"].prepare(name, Path("no folder"), 0, 20_000)
-    assert problem.train.shape == (20_000, 2)
+    (problem,) = race["problems"].prepare(name, Path("no folder"), 0)
+    assert problem.train.shape == (50_000, 2)
+    assert race["problems"].prepare(name, Path("no folder"), 0, 20_000)[0].train.shape == (20_000, 2)
     assert len(problem.test) == 5000
     side = np.linspace(-5, 5, 800, endpoint=False) + 5 / 800
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)

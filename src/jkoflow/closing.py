@@ -293,8 +293,7 @@ def _judged(
 
 def _most_components(rows: Particles) -> int:
     """As many as rows can be told apart by, in a time that does not grow with the columns."""
-    dim = rows.dim + rows.context_dim
-    return min(len(rows) // _ROWS_PER_COMPONENT, int(_MOST_PRODUCTS / (len(rows) * dim**2)))
+    return min(len(rows) // _ROWS_PER_COMPONENT, int(_MOST_PRODUCTS / (len(rows) * rows.columns**2)))
 
 
 def closing_by_nothing(state: FitState) -> Closing:

@@ -64,7 +64,7 @@ def scouting_search(columns: int, n_rows: int, budget: float | None = None) -> S
         a_second = max(_SCOUTED_ROWS_PER_SECOND, _SCOUTED_STATISTICS_PER_SECOND / _statistics(columns))
         rows = min(rows, max(_LEAST_SCOUTED_ROWS, int(a_second * budget)))
     times = _times(budget)
-    most, rows = _most_components(
+    most, rows = _doubled_components(
         (_SMALLEST_MOST, int(times * _MOST_SCOUTED)), (rows, n_rows), columns, times * _SCOUTING_PRODUCTS
     )
     return Search(rows, tolerance=2e-3, most_components=most)
@@ -79,7 +79,7 @@ def careful_search(columns: int, n_rows: int, budget: float | None = None) -> Se
         budget: CPU-seconds of the whole fit, or None; it allows more rows and components.
     """
     products = _times(budget) * _CAREFUL_PRODUCTS
-    most, _ = _most_components(
+    most, _ = _doubled_components(
         (_CAREFUL_COMPONENTS, _MOST_CAREFUL), (_CAREFUL_ROWS, n_rows), columns, products
     )
     useful = max(_CAREFUL_ROWS, most * _MOST_ROWS_PER_COMPONENT)
@@ -92,7 +92,7 @@ def _times(budget: float | None) -> float:
     return max(1.0, (budget or 0.0) / _SECONDS)
 
 
-def _most_components(
+def _doubled_components(
     limits: tuple[int, int], rows: tuple[int, int], columns: int, products: float
 ) -> tuple[int, int]:
     """Components, doubled while rows can tell so many apart and products allow it, and rows for them.

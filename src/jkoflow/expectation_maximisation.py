@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jkoflow.blocks.mixture_quantile import LEAST_LOG
+
 __all__ = ["CARRIED_ROWS", "Mixture", "maximise_likelihood"]
 
 _CHUNK_NUMBERS = 2**18
 """Of a chunk's statistics and of its responsibilities, 2 MB: what stays in a core's cache."""
 _KEPT_NUMBERS = 2**23
 """Statistics, 64 MB, up to which they are kept from iteration to iteration."""
-_LEAST_LOG = -700.0
-"""Of a share that is a number in float64; below, an exponential takes the processor three times as long."""
 CARRIED_ROWS = 40_000
 """Whose responsibilities are returned: enough to start from."""
 _SMALLEST_SIZE = 1e-15
@@ -127,7 +127,7 @@ def _expected(mixture: Mixture, rows: _Rows) -> tuple[Tensor, float]:
     for statistics in rows:
         joint = w @ statistics
         largest = joint.amax(dim=0)
-        share = joint.sub_(largest).clamp_min_(_LEAST_LOG).exp_()
+        share = joint.sub_(largest).clamp_min_(LEAST_LOG).exp_()
         size = share.sum(dim=0)
         total, count = total + float((largest + size.log()).sum()), count + len(size)
         sums += statistics @ share.div_(size).T

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from jkoflow.blocks import Block, Inverse
+from jkoflow.blocks import Block, Inverse, SourcedBlock
 from jkoflow.laws import Law, StandardNormal
 from jkoflow.particles import Particles, empty_rows
 
@@ -90,10 +90,10 @@ class Flow(nn.Module):
         """The first `n_blocks` blocks alone."""
         return Flow(self.base, list(self)[:n_blocks])
 
-    def split_source(self) -> tuple[Flow, Block] | None:
+    def split_source(self) -> tuple[Flow, SourcedBlock] | None:
         """The flow before its last block, and that block, where it knows the law that it takes to q."""
         *before, last = self if len(self) else [None]
-        if last is None or not last.knows_source or not isinstance(self.base, StandardNormal):
+        if not isinstance(last, SourcedBlock) or not isinstance(self.base, StandardNormal):
             return None
         return self.truncated(len(before)), last
 

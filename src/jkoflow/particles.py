@@ -64,6 +64,11 @@ class Particles:
         """c, the number of context columns; 0 without context."""
         return 0 if self.context is None else self.context.shape[1]
 
+    @property
+    def columns(self) -> int:
+        """c + d."""
+        return self.dim + self.context_dim
+
     def rows(self, index: Tensor | slice) -> Particles:
         """The particles at `index`, in that order."""
         return Particles(self.x[index], None if self.context is None else self.context[index])

@@ -8,7 +8,7 @@ docs/method.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -194,8 +194,7 @@ class _Pass:
 
 def _scouting(state: FitState, number: int, runtime: Runtime, decisions: Decisions) -> tuple[Search, float]:
     """How closings are scouted in a pass, and the CPU-seconds of one component; a budget allows less."""
-    columns = state.train.dim + state.train.context_dim
-    scout = scouting_search(columns, len(state.train), decisions.budget)
+    scout = scouting_search(state.train.columns, len(state.train), decisions.budget)
     if decisions.budget is None:
         return scout, 0.0
 
@@ -209,7 +208,8 @@ def _scouting(state: FitState, number: int, runtime: Runtime, decisions: Decisio
     seconds = float(decisions.decide("closing seconds", rehearsed, round=number))
 
     def most() -> int:
-        return _affordable(scout.most_components, seconds, _SEARCH_SHARE * decisions.remaining())
+        limit = _SEARCH_SHARE * decisions.remaining()
+        return _affordable(scout.most_components, lambda k: k * seconds, limit)
 
     return replace(scout, most_components=decisions.decide("components", most, round=number)), seconds
 
@@ -269,13 +269,12 @@ class _Closings:
         if self.decisions.limited:
 
             def most() -> int:
-                limit, number = _STACKING_SHARE * self.decisions.remaining(), search.most_members
-                while number > 1:
-                    tried = replace(search, most_members=number)
-                    if seconds * stacked_components(found.n_components, tried) <= limit:
-                        break
-                    number //= 2
-                return number
+                def cost(members: int) -> float:
+                    tried = replace(search, most_members=members)
+                    return seconds * stacked_components(found.n_components, tried)
+
+                limit = _STACKING_SHARE * self.decisions.remaining()
+                return _affordable(search.most_members, cost, limit)
 
             search = replace(
                 search, most_members=self.decisions.decide("stacked mixtures", most, round=self.number)
@@ -297,22 +296,21 @@ class _Closings:
 
     def _careful_search(self, train: Particles) -> Search:
         """More rows and components than scouts have; under a budget, as far as there is time."""
-        search = careful_search(train.dim + train.context_dim, len(train), self.decisions.budget)
+        search = careful_search(train.columns, len(train), self.decisions.budget)
         if not self.decisions.limited:
             return search
         rows = min(search.rows, len(train)) / min(self.scout.rows, len(train))
-        most = self.decisions.decide(
-            "careful components",
-            lambda: _affordable(
-                search.most_components, _CAREFUL_COST * rows * self.seconds, self.decisions.remaining()
-            ),
-            round=self.number,
-        )
-        return replace(search, most_components=most)
+
+        def most() -> int:
+            seconds = _CAREFUL_COST * rows * self.seconds
+            return _affordable(search.most_components, lambda k: k * seconds, self.decisions.remaining())
+
+        most_components = self.decisions.decide("careful components", most, round=self.number)
+        return replace(search, most_components=most_components)
 
 
-def _affordable(most: int, seconds: float, limit: float) -> int:
-    """The largest number of components, halved from `most` on, that costs no more than `limit`."""
-    while most > 1 and most * seconds > limit:
+def _affordable(most: int, cost: Callable[[int], float], limit: float) -> int:
+    """The largest number, halved from `most` on, that costs no more than `limit`."""
+    while most > 1 and cost(most) > limit:
         most //= 2
     return most

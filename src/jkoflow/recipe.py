@@ -54,12 +54,16 @@ _ROWS_PER_FREQUENCY = 600
 
 def updates_per_block(n_rows: int) -> int:
     """The documented limit in updates of one block's start."""
-    return int(min(max(14 * math.sqrt(n_rows), 200), 3500))
+    return _updates(14, n_rows, 3500)
 
 
 def objective_updates(n_rows: int) -> int:
     """The same where an objective is descended from the identity: more would learn rows by heart."""
-    return int(min(max(10 * math.sqrt(n_rows), 200), 2500))
+    return _updates(10, n_rows, 2500)
+
+
+def _updates(times_root: int, n_rows: int, most: int) -> int:
+    return int(min(max(times_root * math.sqrt(n_rows), 200), most))
 
 
 def batch_of(n_rows: int) -> int:

@@ -60,16 +60,13 @@ def sample(
         raise InputError(f"n_samples: expected at least 1, got {n_rows}")
     if context is not None and len(context) != n_rows:
         raise InputError(f"context: expected {n_rows} rows, one for each sample, got {len(context)}")
-    split, parts = flow.split_source(), list[Inverse]()
+    pulled, last = flow.split_source() or (flow, None)
+    parts: list[Inverse] = []
     for start in range(0, n_rows, BASE_NOISE_ROWS):
         noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=start // BASE_NOISE_ROWS)
         part = None if context is None else _padded(context[start : start + BASE_NOISE_ROWS])
-        if split is None:
-            parts.append(flow.invert(noise.to(like), part, tolerance=tolerance))
-        else:
-            before, last = split
-            drawn = last.source_draw(noise.to(like.device), part)
-            parts.append(before.invert(drawn.to(like), part, tolerance=tolerance))
+        rows = noise if last is None else last.source_draw(noise.to(like.device), part)
+        parts.append(pulled.invert(rows.to(like), part, tolerance=tolerance))
     return Inverse(
         torch.cat([part.x for part in parts])[:n_rows], torch.cat([part.error for part in parts])[:n_rows]
     )

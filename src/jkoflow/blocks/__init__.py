@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from jkoflow.blocks.affine import AffineBlock
-from jkoflow.blocks.base import Block, Inverse, default_tolerance
+from jkoflow.blocks.base import Block, Inverse, SourcedBlock, default_tolerance
 from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.blocks.neural_ode import DETERMINANT_DIM, NeuralODEBlock
 from jkoflow.errors import RunFolderError
@@ -24,6 +24,7 @@ __all__ = [
     "Inverse",
     "MixtureBlock",
     "NeuralODEBlock",
+    "SourcedBlock",
     "block_from_config",
     "default_tolerance",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Block", "Inverse", "default_tolerance"]
+__all__ = ["Block", "Inverse", "SourcedBlock", "default_tolerance"]
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,6 @@ class Block(nn.Module, ABC):
         dim: d.
         gamma: Step size of the proximal step that the block solves; infinite for a free step.
     """
-
-    knows_source: bool = False
-    """Whether the law that T takes to N(0, I) has a closed form."""
 
     def __init__(self, *, dim: int, gamma: float) -> None:
         super().__init__()
@@ -75,22 +72,6 @@ class Block(nn.Module, ABC):
     def to_config(self) -> dict[str, Any]:
         """Plain settings from which `block_from_config` builds a block of the same shape."""
 
-    def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density at x of the source, the law that T takes to N(0, I), shape `(n,)`, nats, float64.
-
-        Only where `knows_source`.
-        """
-        raise NotImplementedError
-
-    def source_draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """Rows of the source, shape `(n, d)`, float64. Only where `knows_source`.
-
-        Arguments:
-            noise: Standard normal, shape `(n, d)`, float64; a row of it makes a row, not its inverse image.
-            context: Shape `(n, c)`, or None.
-        """
-        raise NotImplementedError
-
     def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
         """T^-1(y), shape `(n, d)`."""
         return self.invert(y, context, tolerance=tolerance).x
@@ -109,3 +90,20 @@ class Block(nn.Module, ABC):
         """Root mean square of T minus the block at twice the solver steps; 0 where there is no solver."""
         del x, context
         return 0.0
+
+
+class SourcedBlock(Block):
+    """A block whose source, the law that T takes to N(0, I), has a closed form."""
+
+    @abstractmethod
+    def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of the source at x, shape `(n,)`, nats, float64."""
+
+    @abstractmethod
+    def source_draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Rows of the source, shape `(n, d)`, float64.
+
+        Arguments:
+            noise: Standard normal, shape `(n, d)`, float64; a row of it makes a row, not its inverse image.
+            context: Shape `(n, c)`, or None.
+        """

@@ -22,20 +22,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jkoflow.blocks.base import Block, Inverse
-from jkoflow.blocks.mixture_quantile import conditional_quantiles, quantile_of_shares
+from jkoflow.blocks.base import Inverse, SourcedBlock
+from jkoflow.blocks.mixture_quantile import (
+    LEAST_LOG,
+    LOG_ROOT_TWO_PI,
+    conditional_quantiles,
+    quantile_of_shares,
+)
 
 __all__ = ["MixtureBlock"]
 
-_LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 _PUSHED_NUMBERS, _PULLED_NUMBERS = 2**16, 2**19
 """Rows × components × columns held at once: tables of half a megabyte stay in a core's cache; an inverse,
 which goes from column to column, has tables of rows × components alone."""
-_LEAST_LOG = -700.0
-"""Of a share that is a number in float64; below, an exponential takes the processor three times as long."""
 
 
-class MixtureBlock(Block):
+class MixtureBlock(SourcedBlock):
     """The Knothe-Rosenblatt map of a Gaussian mixture to N(0, I), in float64 within.
 
     Arguments:
@@ -74,8 +76,6 @@ class MixtureBlock(Block):
     log_weights: Tensor
     means: Tensor
     inverse_factors: Tensor
-
-    knows_source = True
 
     @classmethod
     def of(cls, weights: Tensor, means: Tensor, covariances: Tensor, *, context_dim: int = 0) -> MixtureBlock:
@@ -175,7 +175,7 @@ class MixtureBlock(Block):
         rows = x if context is None else torch.cat([context, x], dim=1)
         inverse = self.inverse_factors.double()
         u = self._whitened(rows, inverse)
-        heights = inverse.diagonal(dim1=1, dim2=2).log() - 0.5 * u.square() - _LOG_ROOT_TWO_PI
+        heights = inverse.diagonal(dim1=1, dim2=2).log() - 0.5 * u.square() - LOG_ROOT_TWO_PI
         before = heights.cumsum(dim=2) - heights
         return u, self.log_weights.double()[:, None] + before
 
@@ -197,7 +197,7 @@ class MixtureBlock(Block):
         inverse = self.inverse_factors.double()[:, :p, :p]
         constant = self.log_weights.double() + inverse.diagonal(dim1=1, dim2=2).log().sum(dim=1)
         squares = self._whitened(rows, inverse).square_().sum(dim=2)
-        joint: Tensor = constant - p * _LOG_ROOT_TWO_PI - 0.5 * squares
+        joint: Tensor = constant - p * LOG_ROOT_TWO_PI - 0.5 * squares
         return joint
 
     def _draw(self, noise: Tensor, context: Tensor | None) -> Tensor:
@@ -221,15 +221,15 @@ class MixtureBlock(Block):
     def _push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         u, log_w = self._standardised(x, context)
         largest = log_w.amax(dim=1, keepdim=True)
-        w = (log_w - largest).clamp_min_(_LEAST_LOG).exp_()
+        w = (log_w - largest).clamp_min_(LEAST_LOG).exp_()
         size = w.sum(dim=1, keepdim=True)
         total = largest + size.log()
         y = quantile_of_shares(u, w / size, log_w - total)[:, self.context_dim :]
         # log p(x | c): the last weights times the last height, over the sum of weights given c
         diagonal = self.inverse_factors.double().diagonal(dim1=1, dim2=2)[:, -1].log()
-        last = log_w[:, :, -1] + diagonal - 0.5 * u[:, :, -1].square() - _LOG_ROOT_TWO_PI
+        last = log_w[:, :, -1] + diagonal - 0.5 * u[:, :, -1].square() - LOG_ROOT_TWO_PI
         log_density = torch.logsumexp(last, dim=1) - total[:, 0, self.context_dim]
-        return y, log_density + 0.5 * y.square().sum(dim=1) + self.dim * _LOG_ROOT_TWO_PI
+        return y, log_density + 0.5 * y.square().sum(dim=1) + self.dim * LOG_ROOT_TWO_PI
 
     def _push_with_jacobian(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Of F_i = sum_k w_ik Phi(u_ik): what u_ik moves, and what the weights move, over N(T_i)."""
@@ -244,7 +244,7 @@ class MixtureBlock(Block):
         # w_ik (Phi(u_ik) - F_i) / N(T_i), by the smaller tail
         side = -torch.sign(y)[:, None]
         tails = torch.special.log_ndtr(side * u), torch.special.log_ndtr(side * y[:, None])
-        shares = [torch.exp(log_w + tail + square + _LOG_ROOT_TWO_PI) for tail in tails]
+        shares = [torch.exp(log_w + tail + square + LOG_ROOT_TWO_PI) for tail in tails]
         moved = torch.einsum("nki,nkij->nij", side * (shares[0] - shares[1]), pull)
         c = self.context_dim
         return y[:, c:], (own + moved)[:, c:, c:]

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from jkoflow.velocity.perceptron import is_transformed
 
-__all__ = ["conditional_quantiles", "quantile_of_shares"]
+__all__ = ["LEAST_LOG", "LOG_ROOT_TWO_PI", "conditional_quantiles", "quantile_of_shares"]
 
-_LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
+LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
+LEAST_LOG = -700.0
+"""Of a share that is a number in float64; below, an exponential takes the processor three times as long."""
 _NO_SHARE = -37.0
 """Logarithm of a share that is lost in rounding."""
 _DIRECT_LOG = -600.0
@@ -74,7 +76,7 @@ def _normal_quantile(log_p: Tensor) -> Tensor:
     for _ in range(_TAIL_STEPS):  # the last of Newton's steps carries the derivative
         at = z.detach()
         log_p_at = torch.special.log_ndtr(at)
-        z = at - (log_p_at - far) * (0.5 * at.square() + _LOG_ROOT_TWO_PI + log_p_at).exp()
+        z = at - (log_p_at - far) * (0.5 * at.square() + LOG_ROOT_TWO_PI + log_p_at).exp()
     return torch.where(log_p < _DIRECT_LOG, z, direct)
 
 
@@ -147,7 +149,7 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
 def _tail(v: Tensor, rate: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """L = log sum_k w_k Phi(v_k), |dL/dt| and the second derivative of the sum over the sum, `(n,)` each."""
     probability = 0.5 * (v * -math.sqrt(0.5)).erfc_().mul_(w).sum(dim=1)
-    density = (-0.5 * v.square() - _LOG_ROOT_TWO_PI).exp_().mul_(w).mul_(rate)
+    density = (-0.5 * v.square() - LOG_ROOT_TWO_PI).exp_().mul_(w).mul_(rate)
     curvature = -(v.mul_(rate).mul_(density)).sum(dim=1)
     return probability.log(), density.sum(dim=1).abs() / probability, curvature / probability
 
@@ -155,6 +157,6 @@ def _tail(v: Tensor, rate: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _tail_by_logarithms(v: Tensor, rate: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same where the probability is no number in float64."""
     log_probability = torch.logsumexp(log_w + torch.special.log_ndtr(v), dim=1)
-    shares = torch.exp(log_w - 0.5 * v.square() - _LOG_ROOT_TWO_PI - log_probability[:, None])
+    shares = torch.exp(log_w - 0.5 * v.square() - LOG_ROOT_TWO_PI - log_probability[:, None])
     density = rate * shares
     return log_probability, density.sum(dim=1).abs(), -(v * rate * density).sum(dim=1)
