@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import Block, Inverse, NeuralODEBlock
-from jkoflow.integrate import rk4
+from jkoflow.blocks.ode.integrate import rk4
 from jkoflow.laws import StandardNormal
 
 __all__ = [

@@ -33,8 +33,8 @@ from run_record import append_rows, run_head
 
 import jkoflow
 from jkoflow import JKOFlow
+from jkoflow.flow.likelihood import standard_error
 from jkoflow.laws import GaussianMixture
-from jkoflow.likelihood import standard_error
 from jkoflow.runtime import seed_stream
 from jkoflow.storage.scratch import row_slices
 

@@ -32,7 +32,7 @@ from memory import fit_apart, progressive_fit
 from run_record import append_rows, run_head
 
 from jkoflow.flow import Flow
-from jkoflow.likelihood import log_prob
+from jkoflow.flow.likelihood import log_prob
 from jkoflow.particles import PUSH_ROWS
 
 ROOT = Path(__file__).parents[1]

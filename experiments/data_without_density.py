@@ -31,7 +31,7 @@ from jkoflow.exact import (
     normal_levels,
     quantile_step,
 )
-from jkoflow.functionals import kl_divergence, quadratic
+from jkoflow.exact.functional import kl_divergence, quadratic
 
 Array = NDArray[np.float64]
 

@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from jkoflow.blocks import NeuralODEBlock
-from jkoflow.divergence import rademacher_probes
-from jkoflow.laws import StandardNormal
-from jkoflow.objective import KLObjective
-from jkoflow.residual import (
+from jkoflow.blocks.ode.trace import rademacher_probes
+from jkoflow.blocks.ode.velocity import VelocityField
+from jkoflow.first_order import (
     StepPairs,
     exact_residual,
     kernel_residual,
@@ -38,8 +37,9 @@ from jkoflow.residual import (
     transport_gap,
     variational_norm,
 )
+from jkoflow.laws import StandardNormal
+from jkoflow.objective import KLObjective
 from jkoflow.runtime import seed_stream
-from jkoflow.velocity import VelocityField
 
 NAME = "first_order_condition"
 GAMMA, STEPS, BETA, WIDTH, RATE = 0.5, 5, 20.0, 128, 1e-4

@@ -25,7 +25,7 @@ from scipy.special import ndtri
 
 from jkoflow.bounds import algebraic_rate
 from jkoflow.exact import QuantileLaw, evaluate, normal_levels, quantile_step
-from jkoflow.functionals import (
+from jkoflow.exact.functional import (
     Functional,
     Jet,
     divergence,

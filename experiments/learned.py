@@ -22,8 +22,8 @@ from torch import Tensor
 from jkoflow.blocks import Block
 from jkoflow.fit import StepInfo, initial_state, proximal_fold
 from jkoflow.flow import Flow
+from jkoflow.flow.likelihood import standard_error
 from jkoflow.laws import Law, StandardNormal
-from jkoflow.likelihood import standard_error
 from jkoflow.particles import Particles
 from jkoflow.proximal import BlockTrainer
 from jkoflow.runtime import Runtime, seed_stream

@@ -36,12 +36,12 @@ from jkoflow.descent import DescentSettings
 from jkoflow.end_to_end import train_end_to_end
 from jkoflow.fit import FitState, initial_state, proximal_fold
 from jkoflow.flow import Flow
+from jkoflow.flow.likelihood import log_prob, standard_error
+from jkoflow.flow.sampling import sample
 from jkoflow.laws import Gaussian, StandardNormal
-from jkoflow.likelihood import log_prob, standard_error
 from jkoflow.particles import Particles
 from jkoflow.proximal import BlockTrainer, ProximalTrainer
 from jkoflow.runtime import Runtime, seed_stream
-from jkoflow.sampling import sample
 from jkoflow.schedule import Schedule, resolve_schedule
 from jkoflow.step import NetworkSettings, Step, new_block
 

@@ -23,10 +23,7 @@ from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
 from jkoflow.exact import AffineError, GaussianState, Quadratic, jko_step, transport_map
-from jkoflow.flow import Flow
-from jkoflow.laws import StandardNormal
-from jkoflow.particles import Particles
-from jkoflow.residual import (
+from jkoflow.first_order import (
     StepPairs,
     exact_residual,
     kernel_residual,
@@ -36,6 +33,9 @@ from jkoflow.residual import (
     pushed_score,
     variational_norm,
 )
+from jkoflow.flow import Flow
+from jkoflow.laws import StandardNormal
+from jkoflow.particles import Particles
 from jkoflow.runtime import seed_stream
 
 NAME = "residual_estimators"

@@ -29,7 +29,7 @@ from scipy.special import ndtr
 
 from jkoflow.descent import DescentSettings
 from jkoflow.exact import QuantileLaw, normal_levels, quantile_step
-from jkoflow.functionals import kl_divergence, quadratic
+from jkoflow.exact.functional import kl_divergence, quadratic
 from jkoflow.laws import GaussianMixture
 from jkoflow.proximal import ProximalTrainer
 from jkoflow.runtime import seed_stream

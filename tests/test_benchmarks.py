@@ -20,8 +20,8 @@ from jkoflow.certify import Certificates, Claim, Evidence, KLBracket
 from jkoflow.config import Settings
 from jkoflow.data import Schema, read_table
 from jkoflow.flow import Flow
+from jkoflow.flow.likelihood import log_prob
 from jkoflow.laws import StandardNormal
-from jkoflow.likelihood import log_prob
 from jkoflow.model import Model, save_model
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

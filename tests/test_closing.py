@@ -19,8 +19,8 @@ from jkoflow.closing import (
 )
 from jkoflow.closing_search import Search
 from jkoflow.fit import FitState, initial_state
+from jkoflow.flow.likelihood import log_prob
 from jkoflow.laws import GaussianMixture, StandardNormal
-from jkoflow.likelihood import log_prob
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime
 from oracles.blocks import generator, points

@@ -8,8 +8,8 @@ from jkoflow.blocks import AffineBlock
 from jkoflow.descent import Descent, DescentSettings
 from jkoflow.end_to_end import train_end_to_end
 from jkoflow.flow import Flow
+from jkoflow.flow.likelihood import log_prob
 from jkoflow.laws import StandardNormal
-from jkoflow.likelihood import log_prob
 from jkoflow.runtime import Runtime
 from jkoflow.step import Step, new_block
 from oracles.blocks import generator

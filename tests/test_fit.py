@@ -14,8 +14,8 @@ from torch import Tensor
 from jkoflow.blocks import AffineBlock
 from jkoflow.fit import FitState, Keep, TakenStep, improves, initial_state, proximal_fold, take_block
 from jkoflow.flow import Flow
+from jkoflow.flow.likelihood import log_prob
 from jkoflow.laws import StandardNormal
-from jkoflow.likelihood import log_prob
 from jkoflow.objective import KLObjective
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime

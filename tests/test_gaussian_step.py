@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from jkoflow.fit import FitState, initial_state
+from jkoflow.flow.likelihood import log_prob
 from jkoflow.gaussian_step import gaussian_step, gaussian_step_on_all_rows
 from jkoflow.laws import Gaussian, StandardNormal
-from jkoflow.likelihood import log_prob
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime
 from oracles.blocks import points

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import DETERMINANT_DIM, NeuralODEBlock, block_from_config
+from jkoflow.blocks.ode.trace import exact_probes
 from jkoflow.descent import DescentSettings
-from jkoflow.divergence import exact_probes
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
 from jkoflow.fit import initial_state, proximal_fold
 from jkoflow.laws import StandardNormal

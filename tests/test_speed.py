@@ -15,13 +15,13 @@ from itertools import pairwise
 import torch
 
 from jkoflow import recipe
+from jkoflow.blocks.ode.velocity.perceptron import product
 from jkoflow.descent import DescentSettings
 from jkoflow.laws import StandardNormal
 from jkoflow.objective import push_with_log_det_by
 from jkoflow.proximal import finish_on_objective
 from jkoflow.runtime import Runtime, one_thread
 from jkoflow.step import Step, new_block
-from jkoflow.velocity.perceptron import product
 from jkoflow.warm_start import warm_start
 from oracles.blocks import generator
 from oracles.trainers import gaussian_particles

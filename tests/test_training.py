@@ -15,7 +15,7 @@ from jkoflow.budget import Decisions
 from jkoflow.config import Settings
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
 from jkoflow.fit import FitState, TakenStep
-from jkoflow.likelihood import log_prob
+from jkoflow.flow.likelihood import log_prob
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import reparametrise

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from jkoflow.blocks import NeuralODEBlock
+from jkoflow.blocks.ode.velocity import MLPVelocity
 from jkoflow.descent import Descent, DescentSettings
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
 from jkoflow.particles import Particles
-from jkoflow.velocity import MLPVelocity
 from jkoflow.warm_start import _opposite_pairs, ou_angle, ou_path, warm_start
 from oracles.blocks import generator, points
 from oracles.trainers import gaussian_particles

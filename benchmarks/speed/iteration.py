@@ -37,15 +37,15 @@ from published_recipe import (
 from torch import Tensor
 
 from jkoflow.blocks import NeuralODEBlock
+from jkoflow.blocks.ode.velocity import MLPVelocity
+from jkoflow.blocks.ode.velocity.perceptron import product
 from jkoflow.descent import AveragedAdam, DescentSettings
 from jkoflow.flow import Flow
+from jkoflow.flow.likelihood import log_prob
 from jkoflow.laws import StandardNormal
-from jkoflow.likelihood import log_prob
 from jkoflow.objective import TRAINED_DETERMINANT_DIM, KLObjective, push_with_log_det_by
 from jkoflow.particles import Particles
 from jkoflow.step import NetworkSettings
-from jkoflow.velocity import MLPVelocity
-from jkoflow.velocity.perceptron import product
 from jkoflow.warm_start import ou_angle, ou_path, warm_start
 
 sys.path.append(str(Path(__file__).parents[1]))

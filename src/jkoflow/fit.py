@@ -21,8 +21,8 @@ from torch import Tensor
 
 from jkoflow.blocks import Block
 from jkoflow.flow import Flow, push_block_with_log_det
+from jkoflow.flow.likelihood import standard_error
 from jkoflow.laws import Law
-from jkoflow.likelihood import standard_error
 from jkoflow.objective import KLObjective
 from jkoflow.particles import PUSH_ROWS, Particles
 from jkoflow.proximal import BlockTrainer

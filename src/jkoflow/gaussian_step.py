@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
 from jkoflow.fit import FitState, StepInfo, TakenStep, closed_form_record, take_block, take_closed_form
-from jkoflow.moments import Moments
+from jkoflow.particles.moments import Moments
 from jkoflow.runtime import Runtime
 
 __all__ = ["gaussian_step", "gaussian_step_on_all_rows", "judged_whitening"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import Block
-from jkoflow.divergence import exact_probes, rademacher_probes
+from jkoflow.blocks.ode.trace import exact_probes, rademacher_probes
 from jkoflow.errors import InputError
 from jkoflow.flow import PushWithLogDet
 from jkoflow.laws import Law

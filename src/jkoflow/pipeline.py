@@ -27,16 +27,16 @@ from jkoflow.data.distinct import group_rows
 from jkoflow.errors import InputError
 from jkoflow.fit import FitState, TakenStep
 from jkoflow.flow import Flow
+from jkoflow.flow.likelihood import log_prob, standard_error
+from jkoflow.flow.sampling import sample
 from jkoflow.laws import Gaussian, StandardNormal
-from jkoflow.likelihood import log_prob, standard_error
 from jkoflow.model import Model, encode_table, save_model
-from jkoflow.moments import Moments
 from jkoflow.particles import Particles
+from jkoflow.particles.moments import Moments
+from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.runs import RunFolder
 from jkoflow.runtime import Runtime, one_thread, resolve_device, resolve_dtype
-from jkoflow.sampling import sample
 from jkoflow.schedule import check_gamma
-from jkoflow.smoothing import resolve_smoothing
 from jkoflow.training import train_flow
 
 __all__ = [

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from jkoflow.blocks import NeuralODEBlock
+from jkoflow.blocks.ode.velocity import MLPVelocity
 from jkoflow.laws import Law
 from jkoflow.objective import KLObjective
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime
-from jkoflow.velocity import MLPVelocity
 from jkoflow.warm_start import ou_angle
 
 __all__ = ["NetworkSettings", "Step", "Stop", "new_block"]

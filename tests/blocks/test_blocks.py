@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock, block_from_config, default_tolerance
-from jkoflow.divergence import exact_probes, rademacher_probes
+from jkoflow.blocks.ode.integrate import rk4
+from jkoflow.blocks.ode.trace import exact_probes, rademacher_probes
 from jkoflow.errors import InputError, RunFolderError
-from jkoflow.integrate import rk4
 from jkoflow.objective import DIVERGENCES, push_with_log_det_by
 from jkoflow.particles import Particles
 from jkoflow.storage.tensors import read_safetensors, write_safetensors

@@ -20,8 +20,8 @@ from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.model import Model, save_model
 from jkoflow.particles import Particles
+from jkoflow.particles.smoothing import Smoothing
 from jkoflow.pipeline import Split
-from jkoflow.smoothing import Smoothing
 
 TIME = 0.3
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, Inverse, NeuralODEBlock
+from jkoflow.blocks.ode.velocity import MLPVelocity, VelocityField
 from jkoflow.bounds import inversion_w2_by_block
 from jkoflow.certify import inversion
 from jkoflow.certify.evidence import Evidence
@@ -19,7 +20,6 @@ from jkoflow.certify.inversion import inverse_lipschitz, velocity_lipschitz
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.velocity import MLPVelocity, VelocityField
 from oracles.blocks import DTYPES, context_for, generator, make_block, make_velocity, points
 
 SILU_SLOPE = 1.0998393194498

@@ -12,7 +12,7 @@ from jkoflow.certify.evidence import Evidence
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.smoothing import KINDS, Smoothing
+from jkoflow.particles.smoothing import KINDS, Smoothing
 from oracles.blocks import generator
 
 

@@ -21,7 +21,7 @@ from jkoflow.exact import (
     quantile_step,
     w2,
 )
-from jkoflow.functionals import Functional, kl_divergence, log_cosh, quadratic
+from jkoflow.exact.functional import Functional, kl_divergence, log_cosh, quadratic
 
 __all__ = ["GaussianRun", "LineRun", "gaussian_run", "line_run", "random_gaussian", "random_law", "seeds"]
 

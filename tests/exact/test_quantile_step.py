@@ -14,9 +14,7 @@ from scipy.special import ndtri
 
 from jkoflow.errors import InputError
 from jkoflow.exact import GaussianState, Quadratic, jko_step
-from jkoflow.exact.quantile import QuantileLaw, field_of_norm, normal_levels
-from jkoflow.exact.quantile_step import evaluate, quantile_step, quantile_trajectory
-from jkoflow.functionals import (
+from jkoflow.exact.functional import (
     DIVERGENCES,
     Functional,
     divergence,
@@ -27,6 +25,8 @@ from jkoflow.functionals import (
     quadratic,
     quartic,
 )
+from jkoflow.exact.quantile import QuantileLaw, field_of_norm, normal_levels
+from jkoflow.exact.quantile_step import evaluate, quantile_step, quantile_trajectory
 
 Array = NDArray[np.float64]
 

@@ -22,7 +22,14 @@ from jkoflow.exact import (
     transport_map,
     w2,
 )
-from jkoflow.functionals import Functional, divergence, internal_energy, kl_divergence, quadratic, quartic
+from jkoflow.exact.functional import (
+    Functional,
+    divergence,
+    internal_energy,
+    kl_divergence,
+    quadratic,
+    quartic,
+)
 
 MANY = settings(max_examples=200, deadline=None)
 SOME = settings(max_examples=100, deadline=None)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from jkoflow.blocks import NeuralODEBlock
+from jkoflow.first_order import norm_of
 from jkoflow.laws import StandardNormal
-from jkoflow.residual import norm_of
 from oracles.blocks import generator
 from test_benchmarks import load
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, MixtureBlock, NeuralODEBlock
-from jkoflow.velocity import MLPVelocity
+from jkoflow.blocks.ode.velocity import MLPVelocity
 
 __all__ = [
     "BLOCKS",

@@ -13,7 +13,7 @@ from density import Reals, root_mean_square
 from torch import nn
 
 from jkoflow import JKOFlow
-from jkoflow.velocity import VelocityField
+from jkoflow.blocks.ode.velocity import VelocityField
 
 SETTINGS_TRIED = None
 COUNTED_ROWS = 1000

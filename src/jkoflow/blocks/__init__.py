@@ -11,10 +11,10 @@ from typing import Any
 from jkoflow.blocks.affine import AffineBlock
 from jkoflow.blocks.base import Block, Inverse, SourcedBlock, default_tolerance
 from jkoflow.blocks.mixture import MixtureBlock
-from jkoflow.blocks.neural_ode import DETERMINANT_DIM, NeuralODEBlock
+from jkoflow.blocks.ode.block import DETERMINANT_DIM, NeuralODEBlock
+from jkoflow.blocks.ode.velocity import velocity_from_config
 from jkoflow.errors import RunFolderError
 from jkoflow.storage import RESTORE
-from jkoflow.velocity import velocity_from_config
 
 __all__ = [
     "BLOCKS",

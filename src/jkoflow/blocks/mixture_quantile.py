@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from jkoflow.velocity.perceptron import is_transformed
+from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 
 __all__ = ["LEAST_LOG", "LOG_ROOT_TWO_PI", "conditional_quantiles", "quantile_of_shares"]
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from jkoflow.certify.claim import Claim, Kind, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.first_order import LEAST_ROWS, SCALES, Norm, StepPairs, variational_norm
 from jkoflow.laws import StandardNormal
-from jkoflow.residual import LEAST_ROWS, SCALES, Norm, StepPairs, variational_norm
 
 __all__ = ["claims", "diffusion_times", "integrate_dissipation"]
 

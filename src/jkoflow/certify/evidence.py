@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from jkoflow.flow import Flow
+from jkoflow.flow.sampling import sample
 from jkoflow.particles import Particles
+from jkoflow.particles.smoothing import Smoothing
 from jkoflow.runtime import seed_stream
-from jkoflow.sampling import sample
-from jkoflow.smoothing import Smoothing
 
 __all__ = ["GIVE_ROWS", "LEVEL", "Evidence"]
 

@@ -9,7 +9,7 @@ Assumption 1 fails at a given eps, never that it holds. After a free step eps is
 gradient itself.
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (27)-(30) and Remark 3.2; the estimators are those
-of `jkoflow.residual`.
+of `jkoflow.first_order`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from torch import Tensor
 from jkoflow.blocks import Block
 from jkoflow.certify.claim import Claim, Interval, Verdict, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
-from jkoflow.laws import StandardNormal
-from jkoflow.particles import Particles
-from jkoflow.residual import (
+from jkoflow.first_order import (
     LEAST_ROWS,
     SCALES,
     Derivative,
@@ -41,6 +39,8 @@ from jkoflow.residual import (
     transport_gap,
     variational_norm,
 )
+from jkoflow.laws import StandardNormal
+from jkoflow.particles import Particles
 
 __all__ = ["BlockResidual", "claims", "residuals"]
 

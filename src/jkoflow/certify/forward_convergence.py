@@ -28,7 +28,7 @@ from jkoflow.certify.evidence import LEVEL, Evidence
 from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, StepError
 from jkoflow.certify.trajectory import Missing, Trajectory, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
-from jkoflow.likelihood import standard_error
+from jkoflow.flow.likelihood import standard_error
 
 __all__ = ["claims"]
 

@@ -31,8 +31,8 @@ from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, StepError
 from jkoflow.certify.trajectory import Missing, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
 from jkoflow.errors import InputError
+from jkoflow.flow.likelihood import standard_error
 from jkoflow.laws import Gaussian, Law
-from jkoflow.likelihood import standard_error
 
 __all__ = ["claims"]
 

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from jkoflow.certify.claim import Claim, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
-from jkoflow.likelihood import log_prob, standard_error
+from jkoflow.flow.likelihood import log_prob, standard_error
 
 __all__ = ["claims"]
 

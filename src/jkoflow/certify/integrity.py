@@ -30,9 +30,9 @@ from jkoflow.blocks import DETERMINANT_DIM, Block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.flow import Flow
-from jkoflow.likelihood import log_prob, standard_error
+from jkoflow.flow.likelihood import log_prob, standard_error
+from jkoflow.flow.sampling import round_trip_tolerance
 from jkoflow.particles import Particles
-from jkoflow.sampling import round_trip_tolerance
 
 __all__ = ["claims", "jacobians"]
 

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
+from jkoflow.blocks.ode.velocity import MLPVelocity, VelocityField
 from jkoflow.bounds import inversion_w2_by_block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import LEVEL, Evidence
 from jkoflow.certify.integrity import jacobians
 from jkoflow.flow import Flow
-from jkoflow.sampling import round_trip_tolerance
-from jkoflow.velocity import MLPVelocity, VelocityField
+from jkoflow.flow.sampling import round_trip_tolerance
 
 __all__ = ["InverseLipschitz", "claims", "inverse_lipschitz", "velocity_lipschitz"]
 

@@ -35,7 +35,7 @@ from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.certify.seen import Seen
 from jkoflow.certify.stacking import stack
 from jkoflow.certify.witness import Mixture, affordable_components
-from jkoflow.likelihood import standard_error
+from jkoflow.flow.likelihood import standard_error
 from jkoflow.particles import Particles
 
 __all__ = ["bracket"]

@@ -19,10 +19,10 @@ from jkoflow.certify.evidence import Evidence
 from jkoflow.data import Table
 from jkoflow.model import Model
 from jkoflow.particles import Particles
+from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.pipeline import Split, encode_rows, split_rows
-from jkoflow.run_table import find_table
 from jkoflow.runs import RunFolder
-from jkoflow.smoothing import resolve_smoothing
+from jkoflow.runs.table import find_table
 from jkoflow.storage import read_json
 from jkoflow.storage.scratch import row_slices
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from jkoflow.certify.claim import Claim, undecided, verdict_below
 from jkoflow.certify.evidence import LEVEL, Evidence
 from jkoflow.certify.w2_to_base import assignment_w2_squared
-from jkoflow.smoothing import Smoothing
+from jkoflow.particles.smoothing import Smoothing
 
 __all__ = ["claims"]
 

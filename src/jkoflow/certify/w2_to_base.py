@@ -30,8 +30,8 @@ from torch import Tensor
 
 from jkoflow.certify.evidence import LEVEL, Evidence
 from jkoflow.exact import AffineMap, GaussianState, transport_map
+from jkoflow.first_order import assignment
 from jkoflow.laws import StandardNormal
-from jkoflow.residual import assignment
 
 __all__ = ["W2Bracket", "assignment_w2_squared", "brackets"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from jkoflow.cli.models import open_model
 from jkoflow.cli.terminal import say, tell
 from jkoflow.data import check_output, read_table, write_table
-from jkoflow.sampling import ROUND_TRIP_TOLERANCE
+from jkoflow.flow.sampling import ROUND_TRIP_TOLERANCE
 from jkoflow.storage import shown
 
 __all__ = ["missed_line", "run"]

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cho_solve_banded, cholesky_banded
 
 from jkoflow.errors import InputError, NumericalError
+from jkoflow.exact.functional import Functional
 from jkoflow.exact.quantile import QuantileLaw
-from jkoflow.functionals import Functional
 
 __all__ = ["QuantileStep", "evaluate", "quantile_step", "quantile_trajectory"]
 

@@ -24,8 +24,8 @@ from jkoflow.model import Model, load_model
 from jkoflow.pipeline import encode_rows, split_rows
 from jkoflow.report.contents import HeldOut, ReportData
 from jkoflow.report.samples import pick_rows
-from jkoflow.run_table import find_table
 from jkoflow.runs import RunFolder
+from jkoflow.runs.table import find_table
 from jkoflow.runtime import seed_stream
 from jkoflow.storage import read_json
 

@@ -1,0 +1,41 @@
+"""The first-order residual xi of one step, by four estimators, and how far its map is from the optimal one.
+
+    kernel.py        the published one: kernel score and discrete transport; has a floor, for d of 1 or 2
+    exact.py         where p_0 is known: its score, pushed forward
+    variational.py   from samples alone, from below, in any d
+    own.py           the model's own score: a plug-in, which takes for granted that the model is right
+
+Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Assumption 1, eq. (27)-(30).
+"""
+
+from __future__ import annotations
+
+from jkoflow.first_order.exact import exact_residual, push_with_derivatives, pushed_score
+from jkoflow.first_order.kernel import KERNEL_VARIANCE, kernel_floor, kernel_residual, kernel_score
+from jkoflow.first_order.own import own_residual, own_scores
+from jkoflow.first_order.pairs import Norm, StepPairs, norm_of, potential_gradient
+from jkoflow.first_order.transport import Derivative, assignment, derivative_at, transport_gap
+from jkoflow.first_order.variational import LEAST_ROWS, SCALES, variational_norm
+
+__all__ = [
+    "KERNEL_VARIANCE",
+    "LEAST_ROWS",
+    "SCALES",
+    "Derivative",
+    "Norm",
+    "StepPairs",
+    "assignment",
+    "derivative_at",
+    "exact_residual",
+    "kernel_floor",
+    "kernel_residual",
+    "kernel_score",
+    "norm_of",
+    "own_residual",
+    "own_scores",
+    "potential_gradient",
+    "push_with_derivatives",
+    "pushed_score",
+    "transport_gap",
+    "variational_norm",
+]

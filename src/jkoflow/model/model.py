@@ -1,0 +1,134 @@
+r"""The deployable model as one value: columns, flow and settings.
+
+    log p(x) = log q_0(z) + log|dz/dx|,   z = (x - m)/s        (columns' bijection, then the flow)
+
+Source: the change of variables under eq. (38) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from jkoflow.config import Settings
+from jkoflow.data import Schema, Table
+from jkoflow.errors import InputError
+from jkoflow.flow import Flow
+from jkoflow.flow.likelihood import log_prob
+from jkoflow.particles import empty_rows
+from jkoflow.runtime import resolve_device, resolve_dtype
+from jkoflow.flow.sampling import sample
+from jkoflow.storage.scratch import row_slices
+
+__all__ = ["Model", "encode_table"]
+
+Reals = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted density on the user's table.
+
+    Arguments:
+        schema: The columns and their bijection.
+        flow: T_N o ... o T_1 on standardised rows.
+        settings: The options of the fit.
+        context_schema: The context's columns, or None.
+        facts: What the model card tells: rows, held-out NLL, smoothing.
+    """
+
+    schema: Schema
+    flow: Flow
+    settings: Settings
+    context_schema: Schema | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and device that the model computes in."""
+        return torch.empty(
+            0, dtype=resolve_dtype(self.settings.dtype), device=resolve_device(self.settings.device)
+        )
+
+    def log_prob(self, table: Table, context: Table | None = None) -> Reals:
+        """Log-density of each row, shape `(n,)`, nats in data units, float64; deterministic."""
+        z = encode_table(self.schema, table, like=self.like)
+        nats = log_prob(self.flow, z, self.encode_context(context, len(table)))
+        return np.asarray(nats.cpu().numpy() + self.schema.log_jacobian, dtype=np.float64)
+
+    def sample(self, n_rows: int, *, seed: int, context: Table | None = None) -> tuple[Reals, Reals]:
+        """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units."""
+        drawn = sample(
+            self.flow, n_rows, seed=seed, context=self.encode_context(context, n_rows), like=self.like
+        )
+        return self.schema.decode(drawn.x.double().cpu().numpy()), np.asarray(
+            drawn.error.double().cpu().numpy()
+        )
+
+    def transform(self, table: Table, context: Table | None = None) -> Reals:
+        """The latent image of each row, shape `(n, d)`: standard normal where the model is right."""
+        z = encode_table(self.schema, table, like=self.like)
+        return np.asarray(
+            self.flow.push(z, self.encode_context(context, len(table))).double().cpu().numpy(),
+            dtype=np.float64,
+        )
+
+    def inverse_transform(self, latent: Reals, context: Table | None = None) -> Reals:
+        """The row in data units of each latent row, shape `(n, d)`."""
+        y = torch.tensor(np.asarray(latent, dtype=np.float64)).to(self.like)  # a copy: it may be read-only
+        x = self.flow.pull(y, self.encode_context(context, len(y)))
+        return self.schema.decode(x.double().cpu().numpy())
+
+    def encode_context(self, context: Table | None, n_rows: int) -> Tensor | None:
+        """Standardised context `(n, c)`; one row of context serves all rows.
+
+        Raises:
+            InputError: A context is given and not wanted, wanted and not given, or of other rows or columns.
+        """
+        if self.context_schema is None:
+            if context is not None:
+                raise InputError("context: this model was fitted without one; leave it out")
+            return None
+        if context is None:
+            raise InputError(
+                f"context: this model needs the columns {', '.join(self.context_schema.names)}; pass context="
+            )
+        if len(context) not in (1, n_rows):
+            raise InputError(f"context: expected 1 or {n_rows} rows, got {len(context)}")
+        return encode_table(self.context_schema, context, like=self.like).expand(n_rows, -1)
+
+
+def encode_table(
+    schema: Schema,
+    table: Table,
+    *,
+    like: Tensor,
+    rows: npt.NDArray[np.integer[Any]] | None = None,
+    generator: torch.Generator | None = None,
+    change: Callable[[Tensor], Tensor] = lambda z: z,
+) -> Tensor:
+    """Rows standardised, shape `(n, d)`, of the dtype and device of `like`, a chunk at a time.
+
+    Arguments:
+        schema: The columns.
+        table: The rows.
+        like: See above.
+        rows: Row numbers; all if None.
+        generator: Of the dequantisation; see `Schema.encode`.
+        change: What is done to each chunk while it is float64, in the order of the rows.
+
+    Raises:
+        InputError: The columns are not those of the fit.
+    """
+    n_rows = len(table) if rows is None else len(rows)
+    encoded = empty_rows(n_rows, schema.dim, like)
+    for part in row_slices(n_rows):
+        chunk = table.take(part if rows is None else rows[part])
+        encoded[part] = change(torch.as_tensor(schema.encode(chunk, generator=generator)))
+    return encoded

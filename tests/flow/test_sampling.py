@@ -1,0 +1,128 @@
+"""Sampling: base noise pulled back, the same rows whatever their number, an error for each."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+
+from jkoflow.blocks import NeuralODEBlock
+from jkoflow.errors import InputError
+from jkoflow.flow import Flow
+from jkoflow.flow.sampling import sample
+from jkoflow.laws import StandardNormal
+from jkoflow.runtime import base_noise
+from oracles.blocks import DTYPES, coarse_block, make_block, make_velocity, points
+
+
+def make_flow(dtype: torch.dtype = torch.float64) -> Flow:
+    return Flow(
+        StandardNormal(2),
+        [make_block(name, dtype, 2) for name in ("affine", "neural_ode", "neural_ode_steps")],
+    )
+
+
+def like(dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.zeros(0, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_more_rows_begin_with_the_fewer_bit_for_bit(dtype: torch.dtype) -> None:
+    flow = make_flow(dtype)
+    many = sample(flow, 1500, seed=3, like=like(dtype))
+    for n in (1, 10, 1024, 1030):
+        few = sample(flow, n, seed=3, like=like(dtype))
+        assert few.x.shape == (n, 2)
+        assert torch.equal(few.x, many.x[:n])
+        assert torch.equal(few.error, many.error[:n])
+
+
+def test_rows_with_context_have_the_prefix_property_too() -> None:
+    flow = Flow(StandardNormal(2), [make_block("neural_ode_context", dim=2)])
+    context = points(1500, 3)
+    many = sample(flow, 1500, seed=3, like=like(), context=context)
+    few = sample(flow, 10, seed=3, like=like(), context=context[:10])
+    assert torch.equal(few.x, many.x[:10])
+    assert not torch.allclose(few.x, sample(flow, 10, seed=3, like=like(), context=-context[:10]).x)
+
+
+def test_samples_are_base_noise_pulled_back() -> None:
+    flow = make_flow()
+    drawn = sample(flow, 1100, seed=5, like=like())
+    torch.testing.assert_close(flow.push(drawn.x), base_noise(5, 1100, 2), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_before_a_last_block_in_closed_form_are_drawn(dtype: torch.dtype) -> None:
+    """They have the law of pulled rows, the prefix property, and the error of what pulled them."""
+    flow = Flow(StandardNormal(2), [make_block(name, dtype, 2) for name in ("neural_ode", "mixture")])
+    drawn = sample(flow, 6000, seed=5, like=like(dtype))
+    assert drawn.x.dtype == dtype
+    assert min(stats.kstest(column.numpy(), "norm").pvalue for column in flow.push(drawn.x).double().T) > 0.01
+    few = sample(flow, 10, seed=5, like=like(dtype))
+    assert torch.equal(few.x, drawn.x[:10])
+    network, mixture = flow
+    start = mixture.source_draw(base_noise(5, 10, 2)).to(dtype)
+    torch.testing.assert_close(few.error, (network.push(few.x) - start).norm(dim=1), atol=2e-6, rtol=0)
+    assert float(drawn.error.max()) <= (1e-8 if dtype == torch.float64 else 1e-4)
+
+
+def test_rows_drawn_in_closed_form_follow_their_context() -> None:
+    flow = Flow(StandardNormal(2), [make_block("mixture_context", dim=2)])
+    context = points(3000, 3)
+    drawn = sample(flow, 3000, seed=5, like=like(), context=context)
+    latent = flow.push(drawn.x, context)
+    assert min(stats.kstest(column.numpy(), "norm").pvalue for column in latent.T) > 0.01
+    dependence = torch.corrcoef(torch.cat([context, latent], dim=1).T)[:3, 3:]
+    assert float(dependence.abs().max()) < 0.07
+    assert not bool(drawn.error.any())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_of_each_row_is_its_round_trip(dtype: torch.dtype) -> None:
+    flow = make_flow(dtype)
+    drawn = sample(flow, 30, seed=5, like=like(dtype))
+    measured = (flow.push(drawn.x) - base_noise(5, 30, 2).to(dtype)).norm(dim=1)
+    torch.testing.assert_close(drawn.error, measured, atol=2e-6, rtol=0)
+    assert float(drawn.error.max()) <= (1e-8 if dtype == torch.float64 else 1e-4)
+
+
+def test_row_that_misses_the_tolerance_is_reported() -> None:
+    """A field that folds the plane: some noise has no preimage; those rows are there, with large errors."""
+    field = make_velocity(2, seed=6, strength=2.0).requires_grad_(False)
+    flow = Flow(StandardNormal(2), [NeuralODEBlock(field, gamma=1.0, steps=1)])
+    drawn = sample(flow, 300, seed=1, like=like(), tolerance=1e-6)
+    missed = drawn.error > 1e-6
+    assert 0 < int(missed.sum()) < 300
+    measured = (flow.push(drawn.x) - base_noise(1, 300, 2)).norm(dim=1)
+    torch.testing.assert_close(drawn.error, measured, atol=1e-9, rtol=1e-6)
+
+
+def test_tolerance_is_passed_on() -> None:
+    flow = Flow(StandardNormal(2), [coarse_block(2)])
+    loose, tight = (sample(flow, 50, seed=1, like=like(), tolerance=t).error.max() for t in (1e-2, 1e-9))
+    assert float(tight) <= 1e-9 < float(loose) <= 1e-2
+
+
+def test_same_seed_same_rows_and_another_seed_others() -> None:
+    flow = make_flow()
+    first = sample(flow, 20, seed=1, like=like()).x
+    torch.manual_seed(99)
+    assert torch.equal(sample(flow, 20, seed=1, like=like()).x, first)
+    assert not torch.equal(sample(flow, 20, seed=2, like=like()).x, first)
+
+
+def test_dtype_is_the_one_asked_for() -> None:
+    assert sample(make_flow(torch.float32), 5, seed=0, like=like(torch.float32)).x.dtype == torch.float32
+
+
+@pytest.mark.parametrize("n", [0, -3])
+def test_no_rows_is_refused(n: int) -> None:
+    with pytest.raises(InputError, match=f"n_samples: expected at least 1, got {n}"):
+        sample(make_flow(), n, seed=0, like=like())
+
+
+@pytest.mark.parametrize("n", [4, 6])
+def test_context_of_other_length_is_refused(n: int) -> None:
+    with pytest.raises(InputError, match=f"context: expected 5 rows, one for each sample, got {n}"):
+        sample(make_flow(), 5, seed=0, like=like(), context=torch.zeros(n, 1))
