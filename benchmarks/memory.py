@@ -2,7 +2,7 @@
 
 Each fit runs in a process of its own; memory is the peak of its resident set (`VmHWM` or `ru_maxrss`),
 above what the process held before the fit. glibc is told to return large freed arrays to the system at
-once, or its caching of them would be what is measured. A fit takes the steps of `jkoflow.fit.proximal_fold`
+once, or its caching of them would be what is measured. A fit takes the steps of `jkoflow.fold.proximal_fold`
 on the proximal objective, with a few updates per block: how long a block trains does not change what it
 holds.
 
@@ -25,14 +25,16 @@ import torch
 from process_memory import peak_mb
 from run_record import append_rows, run_head
 
-from jkoflow.descent import DescentSettings
-from jkoflow.fit import FitState, initial_state, proximal_fold
+from jkoflow.blocks.ode.family import NetworkSettings, NeuralODEFamily
+from jkoflow.fold import Fold, proximal_fold
+from jkoflow.functionals import KL
+from jkoflow.journal import Journal
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.proximal import ProximalTrainer
+from jkoflow.recipe import DescentSettings
 from jkoflow.runtime import Runtime
-from jkoflow.schedule import Schedule
-from jkoflow.step import NetworkSettings
+from jkoflow.steps import State, initial_state
+from jkoflow.steps.solvers import ProximalSolver
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 BATCH = 512
@@ -40,21 +42,14 @@ STEP_SIZE = 0.1
 RETURNING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def progressive_fit(x: torch.Tensor, n_blocks: int, updates: int) -> FitState:
+def progressive_fit(x: torch.Tensor, n_blocks: int, updates: int) -> State:
     """The last state of a fit of `n_blocks` blocks, a few updates each; a tenth of the rows is held out."""
     columns, n_validation = x.shape[1], len(x) // 10
-    state = initial_state(StandardNormal(columns), Particles(x[n_validation:]), Particles(x[:n_validation]))
-    trainer = ProximalTrainer(NetworkSettings(), DescentSettings(updates, BATCH, 1e-3, checkpoints=1))
-    fold = proximal_fold(
-        state,
-        schedule=Schedule((STEP_SIZE,) * n_blocks),
-        trainer=trainer,
-        runtime=Runtime(seed=0),
-        keep=None,
-    )
-    for after, _ in fold:
-        state = after
-    return state
+    train, validation = Particles(x[n_validation:]), Particles(x[:n_validation])
+    state = initial_state(KL(StandardNormal(columns)), train, validation)
+    descent = DescentSettings(updates, BATCH, 1e-3, checkpoints=1)
+    solver = ProximalSolver(NeuralODEFamily(network=NetworkSettings()), descent)
+    return proximal_fold(state, (STEP_SIZE,) * n_blocks, Fold(solver, Runtime(seed=0), Journal()))
 
 
 def fit(n_blocks: int, rows: int, columns: int, updates: int) -> dict[str, float]:

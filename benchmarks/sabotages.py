@@ -118,7 +118,7 @@ class Subject:
         """The good flow with other blocks."""
         evidence = self.untouched()
         flow = copy.deepcopy(evidence.flow)
-        return replace(evidence, flow=Flow(flow.base, change(list(flow))))
+        return replace(evidence, flow=Flow(flow.law, change(list(flow))))
 
     def moves(self) -> list[tuple[float, int]]:
         """Root mean square displacement of the held-out rows by each block and its number, largest first."""
@@ -236,7 +236,7 @@ def _exchanged(subject: Subject, size: float) -> Evidence | None:
     assert evidence.held_out is not None
     flow, x, ends = evidence.flow, evidence.held_out.x, []
     for pair in combinations(range(len(flow)), 2):
-        gap = Flow(flow.base, _swapped(list(flow), pair)).push(x) - flow.push(x)
+        gap = Flow(flow.law, _swapped(list(flow), pair)).push(x) - flow.push(x)
         ends.append((float(gap.square().sum(dim=1).mean()), pair))
     ranked = [pair for _, pair in sorted(ends, reverse=True)][round(size) - 1 :]
     return subject.altered(lambda blocks: _swapped(blocks, ranked[0])) if ranked else None

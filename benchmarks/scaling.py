@@ -33,7 +33,7 @@ from run_record import append_rows, run_head
 
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob
-from jkoflow.particles import PUSH_ROWS
+from jkoflow.storage.chunks import PUSH_ROWS
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "experiments"))

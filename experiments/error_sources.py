@@ -22,12 +22,12 @@ from learned import first_order_errors, kl_to_truth, train_on_law
 from matplotlib.figure import Figure
 from publish import COLOURS, STYLE, markdown_table, parser, publish, slope
 
-from jkoflow.descent import DescentSettings
+from jkoflow.blocks.ode.family import NetworkSettings, NeuralODEFamily
 from jkoflow.laws import GaussianMixture
-from jkoflow.proximal import ProximalTrainer
+from jkoflow.recipe import DescentSettings
 from jkoflow.runtime import seed_stream
 from jkoflow.schedule import Schedule
-from jkoflow.step import NetworkSettings
+from jkoflow.steps.solvers import ProximalSolver
 
 NAME = "error_sources"
 GAMMAS = (0.3, math.inf)
@@ -53,8 +53,8 @@ def law() -> GaussianMixture:
 def measured(*, width: int, rows: int, updates: int, seed: int, fresh_rows: int) -> dict[str, float]:
     """Train two blocks; first-order error of each and KL, on fresh draws."""
     network = NetworkSettings(width=width, n_frequencies=width // 2, frequency_scale=PHASE / math.sqrt(2))
-    trainer = ProximalTrainer(network, DescentSettings(updates, BATCH, RATE), steps=1)
-    done = train_on_law(law(), Schedule(GAMMAS), trainer, rows=rows, validation_rows=rows // 4, seed=seed)
+    solver = ProximalSolver(NeuralODEFamily(network=network), DescentSettings(updates, BATCH, RATE), steps=1)
+    done = train_on_law(law(), Schedule(GAMMAS), solver, rows=rows, validation_rows=rows // 4, seed=seed)
     fresh = law().sample(fresh_rows, seed_stream(seed, "fresh rows"))
     kl, kl_se = kl_to_truth(done.flow, law(), fresh)
     first, second = first_order_errors(done.flow, law(), fresh)

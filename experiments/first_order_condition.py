@@ -37,8 +37,9 @@ from jkoflow.first_order import (
     transport_gap,
     variational_norm,
 )
+from jkoflow.functionals import KL, ProximalObjective, Pushed
 from jkoflow.laws import StandardNormal
-from jkoflow.objective import KLObjective
+from jkoflow.particles import Particles
 from jkoflow.runtime import seed_stream
 
 NAME = "first_order_condition"
@@ -105,14 +106,14 @@ def trained(
     source, x = seed_stream(seed, NAME), training_rows(seed)
     velocity = PublishedVelocity(dim=2, layers=layers, generator=source)
     block = NeuralODEBlock(velocity, gamma=GAMMA, steps=STEPS)
-    objective = KLObjective(BASE, GAMMA)
+    objective = ProximalObjective(KL(BASE), GAMMA)
     optimiser = torch.optim.Adam(block.parameters(), lr=RATE)
     queue: list[Tensor] = []
     for iteration in range(iterations + 1):
         queue = queue or list(torch.split(torch.randperm(len(x), generator=source), batch))
         rows = x[queue.pop()]
         y, log_det = block.push_with_trace(rows, None, rademacher_probes(rows, 1, source))
-        loss = objective.terms_of(rows, y, log_det).total
+        loss = objective.terms_of(Pushed(Particles(rows), y, log_det)).total
         yield iteration, block, float(loss.detach())
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch

@@ -15,19 +15,22 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from jkoflow.blocks import Block
-from jkoflow.fit import StepInfo, initial_state, proximal_fold
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import standard_error
+from jkoflow.fold import Fold, proximal_fold
+from jkoflow.functionals import KL
+from jkoflow.journal import Journal, Taken
 from jkoflow.laws import Law, StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.proximal import BlockTrainer
 from jkoflow.runtime import Runtime, seed_stream
 from jkoflow.schedule import Schedule
+from jkoflow.steps import State, StepSolver, initial_state
 
 _CHUNK = 2500
 
@@ -43,24 +46,26 @@ class Training:
     """
 
     flow: Flow
-    steps: tuple[StepInfo, ...]
+    steps: tuple[dict[str, Any], ...]
     cpu_seconds: float
 
 
 def train_on_law(
-    law: Law, schedule: Schedule, trainer: BlockTrainer, *, rows: int, validation_rows: int, seed: int
+    law: Law, schedule: Schedule, solver: StepSolver, *, rows: int, validation_rows: int, seed: int
 ) -> Training:
     """Fold the steps of `schedule` over `rows` draws of `law`, as `objective="jko"` does, in float32."""
     train = law.sample(rows, seed_stream(seed, "train rows")).float()
     validation = law.sample(validation_rows, seed_stream(seed, "validation rows")).float()
-    state = initial_state(StandardNormal(law.dim), Particles(train), Particles(validation))
-    started, steps = time.process_time(), []
-    for after, step in proximal_fold(
-        state, schedule=schedule, trainer=trainer, runtime=Runtime(seed), keep=None
-    ):
-        state = after
-        steps.append({**step.info, "cpu_seconds_so_far": time.process_time() - started})
-    return Training(state.flow, tuple(steps), time.process_time() - started)
+    started, steps = time.process_time(), list[dict[str, Any]]()
+
+    def note(state: State, taken: Taken, *, replayed: bool) -> None:
+        del state, replayed
+        steps.append({**taken.log, "cpu_seconds_so_far": time.process_time() - started})
+
+    state = initial_state(KL(StandardNormal(law.dim)), Particles(train), Particles(validation))
+    fold = Fold(solver, Runtime(seed), Journal(observe=note))
+    flow = proximal_fold(state, schedule.gammas, fold).flow
+    return Training(flow, tuple(steps), time.process_time() - started)
 
 
 def kl_to_truth(flow: Flow, law: Law, fresh: Tensor) -> tuple[float, float]:
@@ -77,7 +82,7 @@ def differentiable_log_prob(flow: Flow, x: Tensor) -> Tensor:
     for block in flow:
         x, log_det = block.push_with_log_det(x)
         total = total + log_det
-    return flow.base.log_prob(x) + total
+    return flow.law.log_prob(x) + total
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

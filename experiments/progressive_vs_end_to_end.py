@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,21 @@ from progressive_problems import FILES, PROBLEMS, SHAPES, Problem, frechet, make
 from publish import COLOURS, STYLE, markdown_table, parser, publish
 from torch import Tensor
 
-from jkoflow import recipe
-from jkoflow.descent import DescentSettings
-from jkoflow.end_to_end import train_end_to_end
-from jkoflow.fit import FitState, initial_state, proximal_fold
+from jkoflow.blocks.ode.family import NetworkSettings, NeuralODEFamily
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob, standard_error
 from jkoflow.flow.sampling import sample
+from jkoflow.fold import Fold, proximal_fold
+from jkoflow.functionals import KL
+from jkoflow.journal import Journal, Solution
 from jkoflow.laws import Gaussian, StandardNormal
+from jkoflow.methods.end_to_end import train_end_to_end
 from jkoflow.particles import Particles
-from jkoflow.proximal import BlockTrainer, ProximalTrainer
+from jkoflow.recipe import DescentSettings, UpdateRules
 from jkoflow.runtime import Runtime, seed_stream
-from jkoflow.schedule import Schedule, resolve_schedule
-from jkoflow.step import NetworkSettings, Step, new_block
+from jkoflow.schedule import resolve_schedule
+from jkoflow.steps import State, Step, StepSolver, initial_state
+from jkoflow.steps.solvers import ProximalSolver, StartedSolver
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -64,7 +67,7 @@ Stop = Callable[[int], bool]
 """Asked with the number of a block whether its time is up; all blocks together are number `BLOCKS`."""
 
 
-def fit(method: str, state: FitState, *, budget: float, runtime: Runtime) -> tuple[Flow, dict[str, float]]:
+def fit(method: str, state: State, *, budget: float, runtime: Runtime) -> tuple[Flow, dict[str, float]]:
     """A flow by `method` within `budget` CPU-seconds; its CPU-seconds and the updates given to each block.
 
     The updates are those that the budget has time for by a rehearsal, which is thrown away and not counted,
@@ -96,51 +99,46 @@ def fit(method: str, state: FitState, *, budget: float, runtime: Runtime) -> tup
 
 
 def train_in_turn(
-    method: str, state: FitState, gammas: Sequence[float], updates: int, runtime: Runtime, stop: Stop
+    method: str, state: State, gammas: Sequence[float], updates: int, runtime: Runtime, stop: Stop
 ) -> Flow:
     """Block after block, each on the particles that those before it have pushed."""
-    trainer = trainer_of(method, state.flow.dim, len(state.train), updates)
-    flow = state.flow
-    for after, _ in proximal_fold(
-        state,
-        schedule=Schedule(tuple(gammas)),
-        trainer=trainer,
-        runtime=runtime,
-        keep=None,
-        stop=lambda number: lambda phase, done: stop(number),
-    ):
-        flow = after.flow
-    return flow
+    solver = solver_of(method, state.flow.dim, len(state.train), updates)
+
+    def timed(step: Step) -> Solution:
+        return solver(replace(step, stop=lambda phase, done: stop(step.number)))
+
+    return proximal_fold(state, gammas, Fold(timed, runtime, Journal())).flow
 
 
-def network_of(dim: int) -> NetworkSettings:
+def family_of(dim: int) -> NeuralODEFamily:
     """The velocity network of every block of every method."""
-    return NetworkSettings(width=WIDTH, frequency_scale=PHASE / math.sqrt(dim))
+    return NeuralODEFamily(network=NetworkSettings(width=WIDTH, frequency_scale=PHASE / math.sqrt(dim)))
 
 
-def trainer_of(method: str, dim: int, rows: int, updates: int) -> BlockTrainer:
-    """The trainer of one block, of the same network and solver steps for all methods."""
-    network = network_of(dim)
+def solver_of(method: str, dim: int, rows: int, updates: int) -> StepSolver:
+    """What finds one block, of the same network and solver steps for all methods."""
+    family, rules = family_of(dim), UpdateRules()
     if method == "started":
-        return recipe.started_trainer(network, updates, rows, DIVERGENCE)
-    descent = DescentSettings(updates, recipe.batch_of(rows), recipe.PROXIMAL_RATE)
-    return ProximalTrainer(network, descent, DIVERGENCE, steps=1)
+        start, finish = rules.regression(rows, updates), rules.finish(rows, updates)
+        return StartedSolver(family, start, finish, family.variants[0], DIVERGENCE)
+    descent = DescentSettings(updates, rules.batch(rows), rules.objective_rate)
+    return ProximalSolver(family, descent, DIVERGENCE, steps=1)
 
 
 def train_all(
-    method: str, state: FitState, gammas: Sequence[float], updates: int, runtime: Runtime, stop: Stop
+    method: str, state: State, gammas: Sequence[float], updates: int, runtime: Runtime, stop: Stop
 ) -> Flow:
     """The same stack from its untrained blocks, all of them in every update."""
     del method
-    flow = state.flow
+    flow, rules = state.flow, UpdateRules()
     for number, gamma in enumerate(gammas, start=1):
-        step = Step(number, gamma, state.train, state.validation, flow.base, runtime)
-        flow = flow.then(new_block(step, network_of(flow.dim), steps=1))
+        step = Step(number, gamma, state.train, state.validation, state.functional, runtime)
+        block = family_of(flow.dim).new(state.train, gamma, generator=step.stream("initial_weights"))
+        flow = flow.then(block)
     return train_end_to_end(
         flow,
-        state.train,
-        state.validation,
-        settings=DescentSettings(updates, recipe.batch_of(len(state.train)), recipe.END_TO_END_RATE),
+        step,
+        settings=DescentSettings(updates, rules.batch(len(state.train)), rules.end_to_end_rate),
         divergence=DIVERGENCE,
         generator=runtime.stream("end_to_end"),
         stop=lambda done: stop(len(gammas)),
@@ -154,7 +152,8 @@ def measured_fit(file: Path, method: str, *, budget: float, seed: int) -> dict[s
     """Fit the rows of `file`: CPU-seconds, peak memory above that of the loaded rows, NLL and samples."""
     with np.load(file, allow_pickle=False) as stored:
         train, validation, test = (torch.as_tensor(stored[key]) for key in ("train", "validation", "test"))
-    state = initial_state(StandardNormal(train.shape[1]), Particles(train), Particles(validation))
+    law = StandardNormal(train.shape[1])
+    state = initial_state(KL(law), Particles(train), Particles(validation))
     idle = peak_mb()
     flow, done = fit(method, state, budget=budget, runtime=Runtime(seed))
     done["fit_mb"] = peak_mb() - idle

@@ -27,14 +27,14 @@ from matplotlib.figure import Figure
 from publish import COLOURS, STYLE, markdown_table, parser, publish, slope
 from scipy.special import ndtr
 
-from jkoflow.descent import DescentSettings
+from jkoflow.blocks.ode.family import NetworkSettings, NeuralODEFamily
 from jkoflow.exact import QuantileLaw, normal_levels, quantile_step
 from jkoflow.exact.functional import kl_divergence, quadratic
 from jkoflow.laws import GaussianMixture
-from jkoflow.proximal import ProximalTrainer
+from jkoflow.recipe import DescentSettings
 from jkoflow.runtime import seed_stream
 from jkoflow.schedule import Schedule
-from jkoflow.step import NetworkSettings
+from jkoflow.steps.solvers import ProximalSolver
 
 NAME = "small_step_limit"
 LINE = GaussianMixture([0.4, 0.6], [[-1.0], [0.8]], stds=[0.45, 0.6])
@@ -61,10 +61,10 @@ def wasserstein_gradient(law: GaussianMixture, x: torch.Tensor) -> torch.Tensor:
     return -x - gradient(law.log_prob, x)
 
 
-def trainer(updates: int) -> ProximalTrainer:
+def solver(updates: int) -> ProximalSolver:
     """One network and descent for all step sizes."""
     descent = DescentSettings(updates, BATCH, RATE)
-    return ProximalTrainer(NetworkSettings(width=WIDTH), descent, steps=1)
+    return ProximalSolver(NeuralODEFamily(network=NetworkSettings(width=WIDTH)), descent, steps=1)
 
 
 def on_the_line(
@@ -87,7 +87,7 @@ def on_the_line(
             continue
         for seed in seeds:
             done = train_on_law(
-                LINE, Schedule((gamma,)), trainer(updates), rows=rows, validation_rows=rows // 5, seed=seed
+                LINE, Schedule((gamma,)), solver(updates), rows=rows, validation_rows=rows // 5, seed=seed
             )
             moved = copy.deepcopy(done.flow).double().push(at)[:, 0].numpy() - law.knots
             found.append(
@@ -110,9 +110,7 @@ def in_the_plane(gammas: Sequence[float], *, rows: int, updates: int, seed: int)
     found = []
     for gamma in gammas:
         schedule = Schedule(growing(gamma))
-        done = train_on_law(
-            PLANE, schedule, trainer(updates), rows=rows, validation_rows=rows // 5, seed=seed
-        )
+        done = train_on_law(PLANE, schedule, solver(updates), rows=rows, validation_rows=rows // 5, seed=seed)
         flow = copy.deepcopy(done.flow).double()
         velocity = (flow.truncated(1).push(at) - at) / gamma
         own = gradient(partial(differentiable_log_prob, flow), at)

@@ -23,13 +23,13 @@ from learned import first_order_errors, kl_to_truth, train_on_law
 from matplotlib.figure import Figure
 from publish import COLOURS, STYLE, markdown_table, parser, publish
 
-from jkoflow.descent import DescentSettings
+from jkoflow.blocks.ode.family import NetworkSettings, NeuralODEFamily
 from jkoflow.flow import Flow
 from jkoflow.laws import GaussianMixture, StandardNormal
-from jkoflow.proximal import ProximalTrainer
+from jkoflow.recipe import DescentSettings
 from jkoflow.runtime import seed_stream
 from jkoflow.schedule import Schedule
-from jkoflow.step import NetworkSettings
+from jkoflow.steps.solvers import ProximalSolver
 
 NAME = "step_size_tradeoff"
 LAW = GaussianMixture([0.4, 0.35, 0.25], [[2.2, 0.6], [-0.4, -1.6], [-0.6, 1.4]], stds=[0.6, 0.7, 0.5])
@@ -48,9 +48,11 @@ def curve(
     gamma: float, blocks: int, *, rows: int, updates: int, seed: int, fresh_rows: int
 ) -> list[dict[str, Any]]:
     """A row for each of `blocks` steps of one fit: KL after it, its first-order error, CPU-seconds so far."""
-    trainer = ProximalTrainer(NetworkSettings(width=WIDTH), DescentSettings(updates, BATCH, RATE), steps=1)
+    solver = ProximalSolver(
+        NeuralODEFamily(network=NetworkSettings(width=WIDTH)), DescentSettings(updates, BATCH, RATE), steps=1
+    )
     done = train_on_law(
-        LAW, Schedule((gamma,) * blocks), trainer, rows=rows, validation_rows=rows // 5, seed=seed
+        LAW, Schedule((gamma,) * blocks), solver, rows=rows, validation_rows=rows // 5, seed=seed
     )
     fresh = LAW.sample(fresh_rows, seed_stream(seed, "fresh rows"))
     found = []

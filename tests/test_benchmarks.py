@@ -300,7 +300,7 @@ def test_a_sabotage_changes_what_it_says_and_nothing_else(
         "push": lambda flow: flow.push(x),
         "pull": lambda flow: flow.pull(x),
         "log_det": lambda flow: flow.log_det(x),
-        "base": lambda flow: flow.base.log_prob(x),
+        "base": lambda flow: flow.law.log_prob(x),
     }
     changed = {
         key

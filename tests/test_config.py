@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jkoflow.config import CHOICES, Settings
+from jkoflow.config import ADDED, CHOICES, RETIRED, Settings
 from jkoflow.errors import InputError
 
 
@@ -49,6 +49,11 @@ def test_named_options(name: str) -> None:
         {"budget": True},
         {"device": 0},
         {"dtype": ["float32"]},
+        {"objective": None},
+        {"objective": 3},
+        {"block": None},
+        {"block": ["neural_ode"]},
+        {"law": 2.0},
     ],
 )
 def test_value_out_of_range_is_refused_in_one_line(options: dict[str, Any]) -> None:
@@ -69,6 +74,47 @@ def test_dict_and_json_give_the_same_settings_back() -> None:
     settings = Settings(gamma={"kind": "geometric", "first": 0.1}, budget=12.5, seed=-3, dtype="float64")
     assert Settings.from_mapping(settings.to_dict()) == settings
     assert Settings.from_mapping(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_names_and_tables_are_held_as_they_are_given() -> None:
+    """Which names there are is known to the registries, not to the settings."""
+    options = {"objective": "of a plug-in", "block": {"kind": "spline", "bins": 8}, "law": {"kind": "cauchy"}}
+    settings = Settings(**options)
+    assert {name: getattr(settings, name) for name in options} == options
+
+
+def test_closing_may_be_left_out() -> None:
+    assert (Settings().closing, Settings(closing=None).closing) == ("auto", None)
+
+
+OLD = {
+    "gamma": "auto",
+    "max_blocks": 4,
+    "objective": "jko",
+    "scheme": "backward",
+    "block": "neural_ode",
+    "velocity": "mlp",
+    "seed": 3,
+}
+"""Settings as version 0.1.0 has them."""
+
+
+def test_record_of_the_first_version_is_read_as_what_its_fit_did() -> None:
+    settings = Settings.from_record(OLD)
+    assert settings == Settings(max_blocks=4, objective="jko", seed=3)
+    assert {name: getattr(settings, name) for name in ADDED} == ADDED
+    assert Settings.from_record(settings.to_dict()) == settings
+
+
+@pytest.mark.parametrize("name", sorted(RETIRED))
+def test_record_with_another_value_of_an_option_that_is_gone_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"unknown option {name!r}"):
+        Settings.from_record({**OLD, name: "other"})
+
+
+def test_options_that_are_gone_are_refused_outside_of_records() -> None:
+    with pytest.raises(InputError, match="unknown option 'scheme'"):
+        Settings.from_mapping(OLD)
 
 
 def test_with_options_leaves_the_original_and_checks_the_new() -> None:
@@ -92,7 +138,8 @@ def test_toml_with_overrides(tmp_path: Path) -> None:
         (b"gama = 1", "unknown option 'gama'"),
         (b"gamma = ", "is not TOML"),
         (b"\xff\xfe", "is not TOML"),
-        (b"objective = 'gan'", "^objective: expected one of"),
+        (b"closing = 'gan'", "^closing: expected one of"),
+        (b"scheme = 'backward'", "unknown option 'scheme'"),
     ],
 )
 def test_bad_toml_is_refused(tmp_path: Path, text: bytes, match: str) -> None:

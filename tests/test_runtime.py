@@ -91,11 +91,6 @@ def test_unknown_dtype_is_refused() -> None:
         resolve_dtype("float16")
 
 
-def test_mean_is_taken_in_double_precision() -> None:
-    values = torch.full((2**20,), 0.1, dtype=torch.float32)
-    assert Runtime(0).mean(values) == pytest.approx(float(values[0].double()), rel=1e-13)
-
-
 def test_one_thread_for_the_time_of_a_fit_whatever_happens() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -12,12 +12,12 @@ import torch
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
 from jkoflow.schedule import (
-    PUBLISHED_STOP_RATIO,
     Schedule,
     check_gamma,
     finest_scale,
     from_finest_scale,
     geometric,
+    published,
     reparametrise,
     resolve_schedule,
 )
@@ -33,7 +33,7 @@ def resolved(gamma: object, max_blocks: int = 5, x: torch.Tensor | None = None) 
 def test_constant(gamma: object) -> None:
     value = 3.0 if gamma == 3 else 0.3
     assert resolved(gamma).gammas == (value,) * 5
-    assert resolved(gamma).stop_ratio == PUBLISHED_STOP_RATIO == 0.01
+    assert resolved(gamma).stop_ratio == published.stop_ratio == 0.01
 
 
 def test_geometric() -> None:

@@ -14,22 +14,29 @@ from itertools import pairwise
 
 import torch
 
-from jkoflow import recipe
+from jkoflow.blocks import NeuralODEBlock
+from jkoflow.blocks.log_det import push_with_log_det_by
+from jkoflow.blocks.ode.family import NeuralODEFamily
 from jkoflow.blocks.ode.velocity.perceptron import product
-from jkoflow.descent import DescentSettings
+from jkoflow.functionals import KL
 from jkoflow.laws import StandardNormal
-from jkoflow.objective import push_with_log_det_by
-from jkoflow.proximal import finish_on_objective
+from jkoflow.recipe import DescentSettings, Recipe
 from jkoflow.runtime import Runtime, one_thread
-from jkoflow.step import Step, new_block
-from jkoflow.warm_start import warm_start
+from jkoflow.steps import Step
+from jkoflow.steps.proximal import descend_on_objective
+from jkoflow.steps.regression import regress
 from oracles.blocks import generator
-from oracles.trainers import gaussian_particles
+from oracles.solvers import gaussian_particles
 
 DIM, ROWS, UPDATES, TURNS = 10, 1024, 20, 6
 PARTICLES = gaussian_particles(ROWS, DIM, torch.float32)
-STEP = Step(1, 0.1, PARTICLES, PARTICLES, StandardNormal(DIM), Runtime(0))
-NETWORK = recipe.network_of(DIM, 1.0, 10**6)
+JUDGED = PARTICLES.rows(slice(0, 16))
+STEP = Step(1, 0.1, PARTICLES, JUDGED, KL(StandardNormal(DIM)), Runtime(0))
+NETWORK = Recipe().network.started(DIM, 1.0, 10**6)
+
+
+def new_block() -> NeuralODEBlock:
+    return NeuralODEFamily(network=NETWORK).new(PARTICLES, 0.1, generator=generator(0))
 
 
 def least_ratio(work: Callable[[], object], partner: Callable[[], object]) -> float:
@@ -54,19 +61,10 @@ def products_of_an_update(rows: int) -> None:
 
 
 def test_an_update_of_a_start_is_mostly_its_products() -> None:
-    settings = DescentSettings(UPDATES, recipe.BATCHES[1], 1e-3, checkpoints=1)
+    settings = DescentSettings(UPDATES, Recipe().updates.batches[1], 1e-3, checkpoints=1)
 
     def start() -> None:
-        block = new_block(STEP, NETWORK, steps=1)
-        warm_start(
-            block,
-            PARTICLES,
-            PARTICLES.rows(slice(0, 16)),
-            settings=settings,
-            generator=generator(0),
-            number=1,
-            stop=lambda updates: False,
-        )
+        regress(new_block().velocity, STEP, settings)
 
     def products() -> None:
         for _ in range(UPDATES):
@@ -77,10 +75,9 @@ def test_an_update_of_a_start_is_mostly_its_products() -> None:
 
 def test_an_update_on_the_objective_is_four_stages_of_values_and_one_tangent() -> None:
     settings = DescentSettings(2, ROWS, 1e-3, checkpoints=1)
-    judged = Step(1, 0.1, PARTICLES, PARTICLES.rows(slice(0, 16)), STEP.base, STEP.runtime)
 
     def finish() -> None:
-        finish_on_objective(new_block(STEP, NETWORK, steps=1), judged, settings, "hutchinson")
+        descend_on_objective(new_block(), STEP, settings, "hutchinson")
 
     def products() -> None:
         for _ in range(2 * 4):  # updates, stages
@@ -90,19 +87,19 @@ def test_an_update_on_the_objective_is_four_stages_of_values_and_one_tangent() -
 
 
 def test_a_determinant_costs_a_push_for_each_tangent() -> None:
-    block = new_block(STEP, NETWORK, steps=1).requires_grad_(False)
+    block = new_block().requires_grad_(False)
     x = PARTICLES.x
     assert least_ratio(lambda: block.push_with_log_det(x), lambda: block.push(x)) < 2 * (1 + DIM)
 
 
 def test_one_probe_costs_one_more_push() -> None:
-    block = new_block(STEP, NETWORK, steps=1).requires_grad_(False)
+    block = new_block().requires_grad_(False)
     push = push_with_log_det_by("hutchinson", dim=DIM, generator=generator(0))
     assert least_ratio(lambda: push(block, PARTICLES), lambda: block.push(PARTICLES.x)) < 3.5
 
 
 def test_a_pull_of_a_gentle_block_costs_few_pushes() -> None:
-    block = new_block(STEP, NETWORK, steps=1).requires_grad_(False)
+    block = new_block().requires_grad_(False)
     with torch.no_grad():
         block.velocity.out.weight.normal_(0, 0.02, generator=generator(0))
     y = block.push(PARTICLES.x)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from contenders import CONTENDERS
 from density import Density, Reals
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -35,11 +36,12 @@ class NonFiniteError(ArithmeticError):
 
 def measure(problem: Path, contender: str, *, budget: float, seed: int, out: Path) -> dict[str, Any]:
     """Fit and measure; the numbers of the row."""
-    module = importlib.import_module(f"contenders.{contender}")
+    entry = CONTENDERS[contender]
+    module = importlib.import_module(f"contenders.{entry.module or contender}")
     with np.load(problem, allow_pickle=False) as archive:
         train = archive["train"]
     before, start = peak_mb(), time.process_time()
-    density: Density = module.fit(train, budget=budget, seed=seed)
+    density: Density = module.fit(train, budget=budget, seed=seed, **entry.options)
     row: dict[str, Any] = {
         "settings_tried": module.SETTINGS_TRIED,
         "train_rows": len(train),

@@ -37,16 +37,21 @@ from published_recipe import (
 from torch import Tensor
 
 from jkoflow.blocks import NeuralODEBlock
+from jkoflow.blocks.log_det import push_with_log_det_by
+from jkoflow.blocks.ode.family import NetworkSettings
 from jkoflow.blocks.ode.velocity import MLPVelocity
 from jkoflow.blocks.ode.velocity.perceptron import product
-from jkoflow.descent import AveragedAdam, DescentSettings
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob
+from jkoflow.functionals import KL, ProximalObjective
 from jkoflow.laws import StandardNormal
-from jkoflow.objective import TRAINED_DETERMINANT_DIM, KLObjective, push_with_log_det_by
+from jkoflow.laws.ornstein_uhlenbeck import ou_angle, ou_path
 from jkoflow.particles import Particles
-from jkoflow.step import NetworkSettings
-from jkoflow.warm_start import ou_angle, ou_path, warm_start
+from jkoflow.recipe import DescentSettings
+from jkoflow.runtime import Runtime
+from jkoflow.steps import Step
+from jkoflow.steps.descent import AveragedAdam
+from jkoflow.steps.regression import regress
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -59,6 +64,8 @@ START_UPDATES = 60
 FLOW_BLOCKS = 10
 SCORED_ENTRIES = 2**14
 """Rows times columns of one measurement of rows per second."""
+DETERMINANT_DIM = 3
+"""Up to so many columns a descent sees the determinant by default."""
 BASELINE = "published recipe"
 NETWORK = NetworkSettings()
 """Our default network for the proximal objective alone."""
@@ -124,7 +131,8 @@ def proximal_iteration(x: Tensor, *, steps: int, divergence: str) -> Job:
     """One update of our proximal objective."""
     block, generator = new_block(x, steps=steps), torch.Generator().manual_seed(2)
     push = push_with_log_det_by(divergence, dim=x.shape[1], generator=generator)
-    objective, batch = KLObjective(StandardNormal(x.shape[1]), GAMMA), Particles(x)
+    batch = Particles(x)
+    objective = ProximalObjective(KL(StandardNormal(x.shape[1])), GAMMA)
     return _update(block, lambda: objective.terms(block, batch, None, push).total)
 
 
@@ -143,7 +151,7 @@ def regression_iteration(x: Tensor) -> Job:
 
 def _update(block: NeuralODEBlock, loss: Callable[[], Tensor]) -> Job:
     """What `descend` does between two checkpoints: Adam, clipped gradients, averaged weights."""
-    optimiser = AveragedAdam(block.velocity)
+    optimiser = AveragedAdam(block.velocity, DescentSettings(1, 1, LEARNING_RATE))
     return lambda: optimiser.update(loss(), LEARNING_RATE)
 
 
@@ -183,7 +191,7 @@ def iterations(dim: int, n: int, repeats: int) -> Iterator[dict[str, Any]]:
     )
     operations = {
         alike: products(dim, n, stages=12, tangents=1),
-        by_default: products(dim, n, stages=8, tangents=dim if dim <= TRAINED_DETERMINANT_DIM else 1),
+        by_default: products(dim, n, stages=8, tangents=dim if dim <= DETERMINANT_DIM else 1),
         start: products(dim, n),
         peak: peak_operations,
     }
@@ -206,15 +214,9 @@ def started_block(dim: int, *, steps: int) -> NeuralODEBlock:
     """A block after a short regression start: what is deployed has been trained."""
     x = particles_like_data(4000, dim)
     block = new_block(x, steps=steps)
-    warm_start(
-        block,
-        Particles(x[:3600]),
-        Particles(x[3600:]),
-        settings=DescentSettings(START_UPDATES, 512, 1e-2, checkpoints=1),
-        generator=torch.Generator().manual_seed(3),
-        number=1,
-        stop=lambda updates: False,
-    )
+    train, validation = Particles(x[:3600]), Particles(x[3600:])
+    step = Step(1, GAMMA, train, validation, KL(StandardNormal(dim)), Runtime(3))
+    regress(block.velocity, step, DescentSettings(START_UPDATES, 512, 1e-2, checkpoints=1))
     return block
 
 

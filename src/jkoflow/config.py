@@ -10,17 +10,20 @@ from typing import Any
 
 from jkoflow.errors import InputError
 
-__all__ = ["CHOICES", "Settings"]
+__all__ = ["ADDED", "CHOICES", "RETIRED", "Settings"]
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "objective": ("auto", "jko", "end_to_end"),
-    "scheme": ("backward",),
-    "block": ("neural_ode",),
-    "velocity": ("mlp",),
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "closing": ("auto", "none", None),
     "divergence": ("auto", "determinant", "exact", "hutchinson"),
     "dtype": ("float32", "float64"),
 }
-"""What each named option may be; an option that is not built is not listed."""
+"""What each named option may be, but for those whose names are in registries: `objective`, `block`, `law`."""
+
+ADDED: dict[str, Any] = {"closing": "auto", "law": "standard_normal"}
+"""Options that a record of version 0.1.0 does not have, with what its fits did."""
+
+RETIRED: dict[str, Any] = {"scheme": "backward", "velocity": "mlp"}
+"""Options that a record of version 0.1.0 has and that had one value."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,12 @@ class Settings:
     Arguments:
         gamma: Step sizes: `"auto"`, a number (constant), or a table with `kind`; see `schedule`.
         max_blocks: Most blocks.
-        objective: `"auto"` (regression start, proximal finish), `"jko"` (the proximal objective alone, as in
-            the paper) or `"end_to_end"` (all blocks at once on the likelihood).
-        scheme: How a step is split; `"backward"` is the JKO step.
-        block: Kind of block.
-        velocity: Kind of velocity network.
+        objective: The method: `"auto"` (blocks started by regression), `"jko"` (the proximal objective alone,
+            as in the paper) or `"end_to_end"` (all blocks at once on the likelihood).
+        closing: Where step sizes are automatic, `"auto"` ends each round of blocks with the map of a Gaussian
+            mixture where held-out rows want it; None, or `"none"` in a file, is the flow of blocks alone.
+        block: Kind of block, a name or a table with `kind` and that kind's own options.
+        law: The law that the flow ends in, a name or a table with `kind` and that law's own arguments.
         divergence: How training sees the log-determinant; scoring always uses the discrete map's determinant.
         smoothing: None, a W2 distance `delta` in standardised units, or a table with `kind` and `time` or
             `delta`.
@@ -49,9 +53,9 @@ class Settings:
     gamma: Any = "auto"
     max_blocks: int = 16
     objective: str = "auto"
-    scheme: str = "backward"
-    block: str = "neural_ode"
-    velocity: str = "mlp"
+    closing: str | None = "auto"
+    block: Any = "neural_ode"
+    law: Any = "standard_normal"
     divergence: str = "auto"
     smoothing: Any = None
     validation_fraction: float = 0.1
@@ -65,6 +69,13 @@ class Settings:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name}: expected one of {list(known)}, got {getattr(self, name)!r}")
+        if not isinstance(self.objective, str):
+            raise InputError(f"objective: expected a name such as 'auto' or 'jko', got {self.objective!r}")
+        for name in ("block", "law"):
+            if not isinstance(getattr(self, name), str | Mapping):
+                raise InputError(
+                    f"{name}: expected a name, or a table with kind, got {getattr(self, name)!r}"
+                )
         if not _is_integer(self.max_blocks) or self.max_blocks < 1:
             raise InputError(f"max_blocks: expected a whole number >= 1, got {self.max_blocks!r}")
         if not _is_integer(self.seed):
@@ -95,6 +106,18 @@ class Settings:
         if unknown:
             raise InputError(f"settings: unknown option {unknown[0]!r}; known: {', '.join(known)}")
         return cls(**options)
+
+    @classmethod
+    def from_record(cls, options: Mapping[str, Any]) -> Settings:
+        """Settings as a model or a run of this version, or of 0.1.0, has them.
+
+        Raises:
+            InputError: An unknown key or a value out of range.
+        """
+        kept = {
+            key: value for key, value in options.items() if RETIRED.get(key) != value or key not in RETIRED
+        }
+        return cls.from_mapping(kept)
 
     @classmethod
     def from_toml(

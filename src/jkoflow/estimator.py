@@ -8,6 +8,7 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, for the flow; scikit-lear
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,10 +20,10 @@ from sklearn.utils.validation import check_is_fitted
 from jkoflow.certify import Certificates, certify
 from jkoflow.certify.rows import Hashes, evidence_from, evidence_without, seen_hashes
 from jkoflow.config import Settings
-from jkoflow.data import Table, read_table
+from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
 from jkoflow.errors import InputError
+from jkoflow.fitting import fit_table
 from jkoflow.model import Model, load_model, save_model
-from jkoflow.pipeline import fit_table
 from jkoflow.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["JKOFlow"]
 
 Reals = npt.NDArray[np.float64]
-_LARGEST_SEED = 2**31 - 1
 
 
 class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -42,9 +42,11 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             "growth": 1.4}`; kinds are `constant`, `geometric`, `adaptive`.
         max_blocks: Most blocks.
         objective: `"auto"`, `"jko"` (every block on the proximal objective alone) or `"end_to_end"`.
-        scheme: `"backward"`, the JKO step.
-        block: `"neural_ode"`.
-        velocity: `"mlp"`.
+        closing: `"auto"`: where step sizes are automatic, each round of blocks ends with the map of a
+            Gaussian mixture where held-out rows want it; None: blocks alone.
+        block: Kind of block: `"neural_ode"`, `"affine"`, or a table with `kind` and that kind's options.
+        law: The law that the flow ends in: `"standard_normal"`, or a table such as `{"kind": "gaussian",
+            "mean": ..., "covariance": ...}`; another than the standard normal needs `objective="jko"`.
         divergence: The log-determinant in training: `"auto"`, `"determinant"`, `"exact"`, `"hutchinson"`.
         smoothing: None; a W2 distance in standardised units; or `{"kind": ..., "time" or "delta": ...}`.
         validation_fraction: Share of the rows for early stopping and choices.
@@ -70,9 +72,9 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         gamma: Any = "auto",
         max_blocks: int = 16,
         objective: str = "auto",
-        scheme: str = "backward",
-        block: str = "neural_ode",
-        velocity: str = "mlp",
+        closing: str | None = "auto",
+        block: Any = "neural_ode",
+        law: Any = "standard_normal",
         divergence: str = "auto",
         smoothing: Any = None,
         validation_fraction: float = 0.1,
@@ -86,9 +88,9 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         self.gamma = gamma
         self.max_blocks = max_blocks
         self.objective = objective
-        self.scheme = scheme
+        self.closing = closing
         self.block = block
-        self.velocity = velocity
+        self.law = law
         self.divergence = divergence
         self.smoothing = smoothing
         self.validation_fraction = validation_fraction
@@ -100,7 +102,13 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         self.verbose = verbose
 
     def fit(
-        self, X: Any, y: object = None, *, context: Any = None, run: str | os.PathLike[str] | None = None
+        self,
+        X: Any,
+        y: object = None,
+        *,
+        context: Any = None,
+        sample_weight: Any = None,
+        run: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Fit the flow.
 
@@ -110,6 +118,8 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
                 where it is and must not change meanwhile; others are copied to a temporary file (`TMPDIR`).
             y: Ignored.
             context: What each row is conditioned on, `(n_samples, n_context)`; None for nothing.
+            sample_weight: How much each row counts, `(n_samples,)`, finite and >= 0: a whole number is the
+                row that many times, 0 leaves it out; None where all count the same.
             run: A new folder to keep the run in: model, settings, record of steps, checkpoints.
 
         Returns:
@@ -121,21 +131,24 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             RunFolderError: `run` is already there or cannot be written.
         """
         del y
-        settings = self._settings()
-        table = read_table(X)
+        settings, table = self._settings(), read_table(X)
         conditions = None if context is None else read_table(context)
-        if run is None:
-            fitted = fit_table(table, context=conditions, settings=settings, progress=self._report)
-        else:
-            with RunFolder.open(run, "new") as folder:
-                fitted = fit_table(
-                    table, context=conditions, settings=settings, run=folder, progress=self._report
-                )
-        self.results_ = fitted.results
-        self.steps_ = fitted.steps
-        rows = fitted.split.holdout
+        weight = checked_weight(sample_weight, table)
+        table, conditions, weight = counted_rows(table, conditions, weight)
+        opened = nullcontext() if run is None else RunFolder.open(run, "new")
+        with opened as folder:
+            fitted = fit_table(
+                table,
+                context=conditions,
+                weight=weight,
+                settings=settings,
+                run=folder,
+                progress=self._report,
+            )
+        self.results_, self.steps_, rows = fitted.results, fitted.steps, fitted.split.holdout
         given = None if conditions is None else conditions.take(rows)
-        self._holdout = (table.take(rows), given) if len(rows) else None
+        counts = None if weight is None else weight[rows]
+        self._holdout = (table.take(rows), given, counts) if len(rows) else None
         self._seen = seen_hashes(table, conditions, fitted.split)
         return self._set_model(fitted.model)
 
@@ -172,10 +185,11 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         """The same as `score_samples`."""
         return self.score_samples(X, context=context)
 
-    def score(self, X: Any, y: object = None, *, context: Any = None) -> float:
-        """Mean log-density of a row, nats, in the units of the data."""
+    def score(self, X: Any, y: object = None, *, context: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-density of a row, by the rows' weights where given, nats, in the units of the data."""
         del y
-        return float(self.score_samples(X, context=context).mean())
+        nats = self.score_samples(X, context=context)
+        return float(np.average(nats, weights=checked_weight(sample_weight, read_table(X))))
 
     def transform(self, X: Any, *, context: Any = None) -> Reals:
         """Latent rows `(n_samples, n_features)`: independent standard normals where the model is right."""
@@ -191,13 +205,14 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         rows = self.model_.inverse_transform(latent.values, None if context is None else read_table(context))
         return self.model_.schema.to_user(rows)
 
-    def certify(self, X: Any = None, *, context: Any = None) -> Certificates:
+    def certify(self, X: Any = None, *, context: Any = None, sample_weight: Any = None) -> Certificates:
         """How far the model is from the data, and how one knows.
 
         Arguments:
             X: Rows that no part of the fit used, early stopping included; None for those that `fit` set aside
                 (`holdout_fraction`), which a loaded model has not.
             context: What each row of X is conditioned on, where the model was fitted with a context.
+            sample_weight: How much each row of X counts, as of `fit`.
 
         Returns:
             Between which ends KL(data‖model) lies, and claims with a verdict each; see `Certificates`.
@@ -206,13 +221,15 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             InputError: Rows that do not fit the model, or a context without rows.
         """
         check_is_fitted(self)
-        if X is None and context is not None:
-            raise InputError("context: given without X; the rows that fit set aside have their own")
+        for name, value in (("context", context), ("sample_weight", sample_weight)):
+            if X is None and value is not None:
+                raise InputError(f"{name}: given without X; the rows that fit set aside have their own")
         seen: Hashes | None = getattr(self, "_seen", None)
-        held_out: tuple[Table, Table | None] | None = getattr(self, "_holdout", None)
+        held_out: tuple[Table, Table | None, Weights | None] | None = getattr(self, "_holdout", None)
         if X is not None:
-            given = None if context is None else read_table(context)
-            evidence = evidence_from(self.model_, self._rows(X), given, stream="certify", seen=seen)
+            table, given = self._rows(X), None if context is None else read_table(context)
+            rows = counted_rows(table, given, checked_weight(sample_weight, table))
+            evidence = evidence_from(self.model_, *rows, stream="certify", seen=seen)
         elif held_out is not None:
             evidence = evidence_from(self.model_, *held_out, stream="holdout", seen=seen)
         else:
@@ -275,9 +292,9 @@ def progress_line(record: dict[str, Any]) -> str:
     )
 
 
-def _seed(random_state: Any) -> int:
+def _seed(random_state: Any, *, most: int = 2**31 - 1) -> int:
     if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
         return int(random_state)
     if random_state is None:
-        return int(np.random.default_rng().integers(_LARGEST_SEED))
-    return int(check_random_state(random_state).randint(_LARGEST_SEED))
+        return int(np.random.default_rng().integers(most))
+    return int(check_random_state(random_state).randint(most))

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from jkoflow.errors import InputError
+from jkoflow.storage.chunks import BASE_NOISE_ROWS
 
 __all__ = [
-    "BASE_NOISE_ROWS",
     "Runtime",
     "base_noise",
     "one_thread",
@@ -26,9 +26,6 @@ __all__ = [
     "resolve_dtype",
     "seed_stream",
 ]
-
-BASE_NOISE_ROWS = 1024
-"""Rows of one block of base noise: part of the file contract, since samples depend on it."""
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -106,7 +103,3 @@ class Runtime:
     def stream(self, name: str, *indices: int) -> torch.Generator:
         """The named source of randomness; see `seed_stream`."""
         return seed_stream(self.seed, name, *indices)
-
-    def mean(self, values: Tensor) -> float:
-        """Mean over rows in float64; where statistics of several processes would be joined."""
-        return float(values.detach().to(torch.float64).mean())

@@ -23,14 +23,48 @@ import torch
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
 
-__all__ = ["Schedule", "finest_scale", "reparametrise", "resolve_schedule"]
+__all__ = ["AutomaticRules", "Schedule", "finest_scale", "reparametrise", "resolve_schedule"]
 
-PUBLISHED_STOP_RATIO = 0.01
-_PUBLISHED_ETA = 0.5
-_LARGEST_GAMMA = 1.0
-_SMALLEST_ANGLE, _LARGEST_ANGLE = 0.02, 0.25
-_GROWTH = 3.0
-_SCALE_ROWS = 2000
+
+@dataclass(frozen=True)
+class PublishedRules:
+    """The numbers of the published schedules (Xu, Cheng & Xie 2023, arXiv 2212.14424).
+
+    Arguments:
+        stop_ratio: E|x - T_n x|^2 / E|T_n x|^2 below which a fit ends.
+        eta: Step of the re-parametrisation.
+        first: First step size where none is given.
+        growth: Growth of the step sizes where none is given.
+        cap: Largest step size of a re-parametrisation where none is given.
+        rounds: Whole fits of an adaptive schedule where their number is not given.
+    """
+
+    stop_ratio: float = 0.01
+    eta: float = 0.5
+    first: float = 0.25
+    growth: float = 1.4
+    cap: float = 3.0
+    rounds: int = 2
+
+
+published = PublishedRules()
+
+
+@dataclass(frozen=True)
+class AutomaticRules:
+    """How step sizes follow from the particles' finest scale (measured, docs/performance.md).
+
+    Arguments:
+        angles: Smallest and largest angle of the first step on the Ornstein-Uhlenbeck path, radians.
+        growth: Factor from one step size to the next where there are blocks enough.
+        largest: Step size of the last finite step.
+        rows: Particles that the finest scale is measured on.
+    """
+
+    angles: tuple[float, float] = (0.02, 0.25)
+    growth: float = 3.0
+    largest: float = 1.0
+    rows: int = 2000
 
 
 @dataclass(frozen=True)
@@ -48,7 +82,7 @@ class Schedule:
     gammas: tuple[float, ...]
     stop_ratio: float | None = None
     rounds: int = 1
-    eta: float = _PUBLISHED_ETA
+    eta: float = published.eta
     cap: float = math.inf
 
     def __post_init__(self) -> None:
@@ -65,7 +99,7 @@ class Schedule:
 
 
 def reparametrise(
-    moved: Sequence[tuple[float, float]], *, eta: float = _PUBLISHED_ETA, cap: float = math.inf
+    moved: Sequence[tuple[float, float]], *, eta: float = published.eta, cap: float = math.inf
 ) -> tuple[float, ...]:
     """One published re-parametrisation: step sizes that bring the distances moved closer to their mean.
 
@@ -78,22 +112,22 @@ def reparametrise(
     return tuple(min(gamma + eta * (mean * gamma / distance - gamma), cap) for gamma, distance in moved)
 
 
-def finest_scale(particles: Particles, generator: torch.Generator) -> float:
+def finest_scale(particles: Particles, generator: torch.Generator, *, rows: int = 2000) -> float:
     r"""The smallest length at which the particles show structure that n rows can resolve, standardised units.
 
     The smaller of the least standard deviation in any direction and the median distance to the nearest
-    neighbour over sqrt(2 d): the spread per coordinate of a law whose samples lie that close.
+    neighbour over sqrt(2 d): the spread per coordinate of a law whose samples lie that close. Of more than
+    `rows` particles so many are looked at, which `generator` draws.
     """
     part = particles
-    if len(particles) > _SCALE_ROWS:
-        part = particles.few(torch.randint(len(particles), (_SCALE_ROWS,), generator=generator))
+    if len(particles) > rows:
+        part = particles.few(torch.randint(len(particles), (rows,), generator=generator))
     x = part.x.double()
-    least = float(
-        torch.linalg.eigvalsh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))[0].clamp_min(0).sqrt()
-    )
+    covariance = torch.cov(x.T, aweights=part.weight).reshape(x.shape[1], x.shape[1])
+    least = float(torch.linalg.eigvalsh(covariance)[0].clamp_min(0).sqrt())
     # not by a matrix product, which leaves a row at 1e-7 from itself instead of 0
     distances = torch.cdist(
-        x, particles.rows(slice(0, _SCALE_ROWS)).x.double(), compute_mode="donot_use_mm_for_euclid_dist"
+        x, particles.rows(slice(0, rows)).x.double(), compute_mode="donot_use_mm_for_euclid_dist"
     )
     positive = torch.where(distances > 0, distances, torch.full_like(distances, math.inf))
     return min(least, float(positive.min(dim=1).values.median()) / math.sqrt(2 * x.shape[1]))
@@ -107,40 +141,41 @@ def geometric(
     return (*(min(first * growth**n, cap) for n in range(n_finite)), *((math.inf,) if free_last else ()))
 
 
-def from_finest_scale(scale: float, max_blocks: int) -> Schedule:
+def from_finest_scale(scale: float, max_blocks: int, rules: AutomaticRules = AutomaticRules()) -> Schedule:
     """The automatic schedule, from the data's finest scale to gamma = 1, then one free step.
 
     The first step diffuses by the finest scale and each next one is about sqrt(3) times as long; with fewer
     blocks the growth is larger, not the reach less.
     """
-    angle = min(max(scale, _SMALLEST_ANGLE), _LARGEST_ANGLE)
+    (smallest, widest), largest = rules.angles, rules.largest
+    angle = min(max(scale, smallest), widest)
     first = math.tan(angle) ** 2
-    n_finite = 1 + math.ceil(math.log(_LARGEST_GAMMA / first) / math.log(_GROWTH))
+    n_finite = 1 + math.ceil(math.log(largest / first) / math.log(rules.growth))
     if max_blocks == 1:
         return Schedule((math.inf,))
     n_finite = min(n_finite, max_blocks - 1)
     if n_finite == 1:  # halfway on the scale of logarithms
-        return Schedule((math.sqrt(first * _LARGEST_GAMMA), math.inf))
-    growth = (_LARGEST_GAMMA / first) ** (1 / (n_finite - 1))
-    return Schedule(geometric(first, growth, _LARGEST_GAMMA, n_finite + 1, free_last=True))
+        return Schedule((math.sqrt(first * largest), math.inf))
+    growth = (largest / first) ** (1 / (n_finite - 1))
+    return Schedule(geometric(first, growth, largest, n_finite + 1, free_last=True))
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "constant": {"value": None, "stop_ratio": PUBLISHED_STOP_RATIO, "free_last": False},
+    "constant": {"value": None, "stop_ratio": published.stop_ratio, "free_last": False},
     "geometric": {
-        "first": 0.25,
-        "growth": 1.4,
+        "first": published.first,
+        "growth": published.growth,
         "cap": math.inf,
-        "stop_ratio": PUBLISHED_STOP_RATIO,
+        "stop_ratio": published.stop_ratio,
         "free_last": False,
     },
     "adaptive": {
-        "first": 0.25,
-        "growth": 1.4,
-        "cap": 3.0,
-        "eta": _PUBLISHED_ETA,
-        "rounds": 2,
-        "stop_ratio": PUBLISHED_STOP_RATIO,
+        "first": published.first,
+        "growth": published.growth,
+        "cap": published.cap,
+        "eta": published.eta,
+        "rounds": published.rounds,
+        "stop_ratio": published.stop_ratio,
         "free_last": False,
     },
 }
@@ -167,7 +202,12 @@ def _check_rules(given: dict[str, Any]) -> None:
 
 
 def resolve_schedule(
-    gamma: object, *, max_blocks: int, particles: Particles | None, generator: torch.Generator | None
+    gamma: object,
+    *,
+    max_blocks: int,
+    particles: Particles | None,
+    generator: torch.Generator | None,
+    rules: AutomaticRules = AutomaticRules(),
 ) -> Schedule:
     """The schedule that the option `gamma` names.
 
@@ -177,11 +217,12 @@ def resolve_schedule(
         max_blocks: Most blocks, the free one included.
         particles: Samples of p_0, for `"auto"`.
         generator: Source of the rows that `"auto"` looks at.
+        rules: How `"auto"` follows from the particles.
     """
     if gamma == "auto":
         if particles is None or generator is None:
             raise InputError("gamma: 'auto' needs the particles that it is chosen from")
-        return from_finest_scale(finest_scale(particles, generator), max_blocks)
+        return from_finest_scale(finest_scale(particles, generator, rows=rules.rows), max_blocks, rules)
     if isinstance(gamma, (int, float)) and not isinstance(gamma, bool):
         gamma = {"kind": "constant", "value": float(gamma)}
     if not isinstance(gamma, dict) or gamma.get("kind") not in _OPTIONS:
@@ -208,6 +249,6 @@ def resolve_schedule(
         gammas,
         stop_ratio=given["stop_ratio"],
         rounds=given.get("rounds", 1),
-        eta=given.get("eta", _PUBLISHED_ETA),
+        eta=given.get("eta", published.eta),
         cap=given["cap"],
     )

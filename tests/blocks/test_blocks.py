@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock, block_from_config, default_tolerance
+from jkoflow.blocks.log_det import DIVERGENCES, push_with_log_det_by
 from jkoflow.blocks.ode.integrate import rk4
 from jkoflow.blocks.ode.trace import exact_probes, rademacher_probes
 from jkoflow.errors import InputError, RunFolderError
-from jkoflow.objective import DIVERGENCES, push_with_log_det_by
 from jkoflow.particles import Particles
 from jkoflow.storage.tensors import read_safetensors, write_safetensors
 from oracles.blocks import BLOCKS, DTYPES, autodiff_log_det, context_for, generator, make_block, points
@@ -201,7 +201,9 @@ def test_free_step_survives_the_config(name: str) -> None:
 
 @pytest.mark.parametrize("config", [{"kind": "spline", "gamma": 1.0}, {"gamma": 1.0}])
 def test_unknown_block_is_refused(config: dict[str, object]) -> None:
-    with pytest.raises(RunFolderError, match=r"block: expected one of \['affine', 'mixture', 'neural_ode'\]"):
+    with pytest.raises(
+        RunFolderError, match=r"block: expected one of \['affine', 'mixture', 'neural_ode'"
+    ):
         block_from_config(config)
 
 

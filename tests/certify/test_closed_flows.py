@@ -11,11 +11,10 @@ from jkoflow.blocks import MixtureBlock
 from jkoflow.certify import Claim, Evidence, certify
 from jkoflow.certify import critic as critic_module
 from jkoflow.certify import kl as kl_module
-from jkoflow.certify.inversion import inverse_lipschitz
-from jkoflow.descent import DescentSettings
 from jkoflow.flow import Flow
 from jkoflow.laws import GaussianMixture, StandardNormal
 from jkoflow.particles import Particles
+from jkoflow.recipe import DescentSettings
 from oracles.blocks import generator, make_block, mixture_numbers
 
 
@@ -30,7 +29,7 @@ def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
 def closed_flow(shift: float = 0.0) -> tuple[Flow, GaussianMixture]:
     """A flow of one closing whose law is the mixture, moved by `shift`."""
     weights, means, covariances = mixture_numbers(3, 2, seed=4)
-    block = MixtureBlock.of(weights, means + shift, covariances).float()
+    block = MixtureBlock.of(GaussianMixture(weights, means + shift, covariances=covariances)).float()
     return Flow(StandardNormal(2), [block]), GaussianMixture(weights, means, covariances=covariances)
 
 
@@ -57,7 +56,7 @@ def test_law_that_is_off_is_found_out() -> None:
 
 
 def test_nothing_is_claimed_of_its_inverse() -> None:
-    bound = inverse_lipschitz(make_block("mixture"))
+    bound = make_block("mixture").inverse_lipschitz()
     assert (bound.bound, bound.proven) == (math.inf, False)
     assert bound.assumption == "MixtureBlock: no bound known"
     assert torch.isfinite(make_block("mixture").means).all()

@@ -16,12 +16,12 @@ from jkoflow.certify.notes import notes_on
 from jkoflow.certify.rows import evidence_from, evidence_without, model_remark, seen_hashes
 from jkoflow.config import Settings
 from jkoflow.data import Schema, Table, read_table
+from jkoflow.fitting import Split
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.model import Model, save_model
 from jkoflow.particles import Particles
 from jkoflow.particles.smoothing import Smoothing
-from jkoflow.pipeline import Split
 
 TIME = 0.3
 

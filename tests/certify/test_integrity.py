@@ -119,12 +119,12 @@ class TooDense(AffineBlock):
 
 class SkipsInDensity(Flow):
     def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return Flow(self.base, list(self)[1:]).push_with_log_det(x, context)
+        return Flow(self.law, list(self)[1:]).push_with_log_det(x, context)
 
 
 class SkipsInSamples(Flow):
     def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
-        return Flow(self.base, list(self)[1:]).invert(y, context, tolerance=tolerance)
+        return Flow(self.law, list(self)[1:]).invert(y, context, tolerance=tolerance)
 
 
 class Biased(AffineBlock):

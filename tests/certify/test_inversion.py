@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, Inverse, NeuralODEBlock
+from jkoflow.blocks.ode.lipschitz import velocity_lipschitz
 from jkoflow.blocks.ode.velocity import MLPVelocity, VelocityField
 from jkoflow.bounds import inversion_w2_by_block
 from jkoflow.certify import inversion
 from jkoflow.certify.evidence import Evidence
 from jkoflow.certify.integrity import jacobians
-from jkoflow.certify.inversion import inverse_lipschitz, velocity_lipschitz
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
@@ -341,7 +341,7 @@ def test_the_discrete_inverse_stretches_no_more_than_its_bound(seed, steps):
     field = make_velocity(dim, seed=seed, strength=0.01, radius=radius, frequency_scale=1.0)
     field.amplitude.mul_(0.5 * steps / velocity_lipschitz(field, steps=steps))  # hK = 1/2
     block = NeuralODEBlock(field, gamma=1.0, steps=steps).requires_grad_(False)
-    constant = inverse_lipschitz(block)
+    constant = block.inverse_lipschitz()
     assert constant.proven
     one_step = 0.5 + 0.5**2 / 2 + 0.5**3 / 6 + 0.5**4 / 24
     assert constant.bound == pytest.approx((1 - one_step) ** -steps, rel=1e-6)
@@ -361,36 +361,36 @@ def test_runge_kutta_of_the_steepest_field_nearly_attains_its_bound():
     block = NeuralODEBlock(field, gamma=1.0, steps=1).requires_grad_(False)
     stretch = 1 / float(jacobians(block, torch.zeros(1, 1).double())[0, 0, 0])
     assert stretch == pytest.approx(math.exp(s), rel=1e-6)
-    assert stretch <= inverse_lipschitz(block).bound <= stretch + 1.2 * s**2
+    assert stretch <= block.inverse_lipschitz().bound <= stretch + 1.2 * s**2
 
 
 def test_coarse_steps_have_no_proven_bound_and_finer_ones_do():
     field = make_velocity(2, seed=1)
     constant = velocity_lipschitz(field)
     coarse, fine = (
-        inverse_lipschitz(NeuralODEBlock(field, gamma=1.0, steps=steps))
+        NeuralODEBlock(field, gamma=1.0, steps=steps).inverse_lipschitz()
         for steps in (1, math.ceil(2 * constant))
     )
     assert (coarse.proven, fine.proven) == (False, True)
     assert coarse.bound == pytest.approx(math.exp(constant))
     assert fine.bound >= coarse.bound * 0.99
     field.amplitude.fill_(1e6)
-    assert inverse_lipschitz(NeuralODEBlock(field, gamma=1.0, steps=1)).bound == math.inf
+    assert NeuralODEBlock(field, gamma=1.0, steps=1).inverse_lipschitz().bound == math.inf
 
 
 def test_other_blocks_have_no_known_bound():
     class Other(Shifted):
         pass
 
-    assert inverse_lipschitz(Other(dim=2)).proven  # an affine block is one by its matrix
+    assert Other(dim=2).inverse_lipschitz().proven  # an affine block is one by its matrix
 
     class Unknown(Block):
         push = push_with_log_det = push_with_jacobian = push_with_trace = lambda self: None
         invert = to_config = push
 
-    constant = inverse_lipschitz(Unknown(dim=2, gamma=1.0))
+    constant = Unknown(dim=2, gamma=1.0).inverse_lipschitz()
     assert (constant.bound, constant.proven) == (math.inf, False)
-    singular = inverse_lipschitz(AffineBlock(dim=2, matrix=torch.zeros(2, 2)))
+    singular = AffineBlock(dim=2, matrix=torch.zeros(2, 2)).inverse_lipschitz()
     assert (singular.bound, singular.proven) == (math.inf, False)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cli.commands import fit_arguments
 from jkoflow.cli import main
-from oracles.quick_training import make_training_quick
+from oracles.quick_training import use_quick_recipe
 
 
 @pytest.fixture(scope="session")
@@ -22,4 +22,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits of the test train little; the finished run is that of the real training all the same."""
-    make_training_quick(monkeypatch)
+    use_quick_recipe(monkeypatch)

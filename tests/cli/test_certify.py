@@ -19,13 +19,14 @@ from jkoflow import JKOFlow
 from jkoflow.certify import Certificates, Claim, KLBracket, certify
 from jkoflow.certify.rows import evidence_of_run, model_remark
 from jkoflow.cli import main
-from jkoflow.cli.certify import CLAIM_FAILS, certificate_lines
+from jkoflow.cli.certify import certificate_lines
+from jkoflow.cli.status import ExitStatus
 from jkoflow.data import read_table, write_table
+from jkoflow.fitting import split_rows
 from jkoflow.model import load_model, save_model
-from jkoflow.pipeline import split_rows
 from jkoflow.runs import RunFolder
 from jkoflow.storage import read_json
-from oracles.quick_training import make_training_quick
+from oracles.quick_training import use_quick_recipe
 
 ROWS, FRESH = 300, 80
 """Fewer than 100 rows leave the bracket of the KL, which takes the most time, undecided."""
@@ -49,7 +50,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "settings.toml").write_text(CONFIG)
     arguments = ["fit", str(folder / "table.csv"), "-o", str(folder / "run")]
     with pytest.MonkeyPatch.context() as patch:
-        make_training_quick(patch)
+        use_quick_recipe(patch)
         assert main([*arguments, "--config", str(folder / "settings.toml")]) == 0
     return folder
 
@@ -143,7 +144,7 @@ def test_table_that_is_not_what_it_was_leaves_claims_undecided(
     record = record_of(copied / "run" / "certificates.json")
     assert the_claim(record, "mean negative log-likelihood")["rows"] == FRESH
     assert any("is not known" in note for note in record["notes"])
-    assert any("repeats were not looked for" in note and word in note for note in record["notes"])
+    assert any("repeat rows of the fit was not checked" in note and word in note for note in record["notes"])
 
 
 def test_run_without_rows_set_aside_says_so(copied: Path, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_model_folder_alone_is_certified_and_written_where_asked(
     certified(tmp_path / "model")
     printed = capsys.readouterr().out
     assert "give rows with --data" in printed
-    assert "not written; -o FILE keeps them" in printed
+    assert "not written; give -o FILE to keep them" in printed
     assert tree(tmp_path / "model") == before
     certified(tmp_path / "model", "--data", fitted / "fresh.csv", "-o", tmp_path / "out.json")
     claim = the_claim(record_of(tmp_path / "out.json"), "mean negative log-likelihood")
@@ -172,7 +173,7 @@ def test_model_folder_alone_is_certified_and_written_where_asked(
 def test_context_columns_are_found_in_the_table(
     fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_training_quick(monkeypatch)
+    use_quick_recipe(monkeypatch)
     (tmp_path / "settings.toml").write_text("max_blocks = 1\n")
     run, table = tmp_path / "run", str(fitted / "table.csv")
     config = ["--config", str(tmp_path / "settings.toml"), "--context", "k"]
@@ -214,7 +215,7 @@ def test_strict_exits_with_one_where_a_claim_fails(
 ) -> None:
     run, data = sabotaged / "run", sabotaged / "fresh.csv"
     capsys.readouterr()
-    certified(run, "--data", data, "--strict", status=CLAIM_FAILS)
+    certified(run, "--data", data, "--strict", status=ExitStatus.CLAIM_FAILS)
     printed = capsys.readouterr()
     assert printed.err.splitlines()[-1].startswith("jkoflow: ")
     assert "Traceback" not in printed.err
@@ -272,7 +273,7 @@ def test_certificates_are_not_overwritten_unasked(copied: Path, capsys: pytest.C
 
 
 def test_a_new_fit_takes_the_old_certificates_away(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_training_quick(monkeypatch)
+    use_quick_recipe(monkeypatch)
     (copied / "run" / "certificates.json").write_text("of the old model")
     arguments = ["fit", str(copied / "table.csv"), "-o", str(copied / "run"), "--overwrite"]
     assert main([*arguments, "--config", str(copied / "settings.toml")]) == 0
@@ -290,8 +291,8 @@ def test_bracket_is_told_by_what_is_known_of_it() -> None:
     assert "between 0.1000 and 0.3000 nats at 95 %, estimate 0.2000" in printed(
         lower=0.1, estimate=0.2, upper=0.3
     )
-    assert "at least 0.1000 nats at 95 %, no upper end" in printed(lower=0.1, upper=float("inf"))
-    assert "nothing above 0" in printed(lower=0.0)
+    assert "at least 0.1000 nats at 95 %, without an upper bound" in printed(lower=0.1, upper=float("inf"))
+    assert "no lower bound above 0" in printed(lower=0.0)
     assert "not known" in printed()
     lines = certificate_lines(Certificates(KLBracket(0.0, 0.1, 0.2, assumption="a rich critic"), ()))
     assert "assuming: a rich critic" in lines[1]

@@ -16,17 +16,17 @@ import jkoflow.cli.demo
 from cli.commands import check_refused, tree
 from jkoflow import JKOFlow
 from jkoflow.cli import fit, main
-from oracles.quick_training import make_training_quick
+from oracles.quick_training import use_quick_recipe
 
 ROWS = 150
 
 
 @pytest.fixture
 def _quick_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_training_quick(monkeypatch)
+    use_quick_recipe(monkeypatch)
     digits = SimpleNamespace(data=load_digits().data[:ROWS])
     monkeypatch.setattr(jkoflow.cli.demo, "load_digits", lambda: digits)
-    monkeypatch.setitem(fit.DEFAULTS, "max_blocks", 2)
+    monkeypatch.setattr(fit, "shell_defaults", lambda: {"holdout_fraction": 0.1, "max_blocks": 2})
 
 
 @pytest.mark.usefixtures("_quick_demo")

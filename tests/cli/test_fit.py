@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,8 @@ from jkoflow.cli import main
 from jkoflow.cli.progress import Progress, format_seconds
 from jkoflow.cli.summary import summary_lines
 from jkoflow.data import hash_file
+from jkoflow.model import load_model
+from jkoflow.storage import read_json
 
 
 def model_of(folder: Path) -> bytes:
@@ -139,7 +144,7 @@ def test_budget_is_recorded_as_decisions(tmp_path: Path) -> None:
 def test_context_columns_are_conditioned_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_table(tmp_path)
     assert main(fit_arguments(tmp_path, "--context", "x, z")) == 0
-    assert "given x, z" in capsys.readouterr().err
+    assert "conditioned on x, z" in capsys.readouterr().err
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["table"]["columns"] == ["y"]
     assert record["context"]["columns"] == ["x", "z"]
@@ -207,3 +212,52 @@ def test_summary_says_when_the_gaussian_is_better_and_when_the_nll_flatters() ->
     assert "worse by 0.2500 ± 0.1000" in text
     assert "flatters" in text
     assert "a note" in text
+
+
+# ── runs of version 0.1.0 ──
+
+
+def pinned_fits(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`benchmarks/pinned_fits.py`, which has the run and writes its table."""
+    path = Path(__file__).parents[2] / "benchmarks" / "pinned_fits.py"
+    spec = importlib.util.spec_from_file_location("benchmark_pinned_fits", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def old_run(folder: Path, pinned: ModuleType) -> list[str]:
+    """A run of version 0.1.0 that was interrupted under a budget, its table, and how to go on with it."""
+    table = pinned.write_table(pinned.CASES["auto under a budget"], folder)
+    shutil.copytree(pinned.BUDGET_RUN, folder / "run")
+    return ["fit", str(table), "-o", str(folder / "run"), "--resume"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_run_of_the_first_version_is_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings, some of which are gone by now, and its decisions are taken from the record."""
+    arguments = old_run(tmp_path, pinned_fits(monkeypatch))
+    before = (tmp_path / "run" / "steps.jsonl").read_text()
+    assert '"scheme": "backward"' in (tmp_path / "run" / "run.json").read_text()
+    assert main(arguments) == 0
+    assert (tmp_path / "run" / "steps.jsonl").read_text().startswith(before)
+    assert read_json(tmp_path / "run" / "run.json", remedy="")["status"] == "finished"
+    assert load_model(tmp_path / "run").settings.budget == 12.0
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "the run is finished" in capsys.readouterr().out
+
+
+def test_names_are_refused_before_the_table_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "table.csv").write_text("no table")
+    for text, word in (('objective = "gan"', "objective"), ('block = "spline"', "block")):
+        (tmp_path / "settings.toml").write_text(text)
+        arguments = ["fit", str(tmp_path / "table.csv"), "-o", str(tmp_path / "run")]
+        check_refused(capsys, [*arguments, "--config", str(tmp_path / "settings.toml")], 2, word)

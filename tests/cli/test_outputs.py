@@ -57,7 +57,7 @@ def test_rows_that_missed_the_round_trip_are_told(
     assert missed_line(np.array([1e-7, 9e-5]), "float32") == ""
     assert missed_line(np.array([1e-9, 9e-5]), "float64") != ""
     assert "1 of 2 rows (50.00%)" in missed_line(np.array([1e-7, np.nan]), "float32")
-    monkeypatch.setattr(jkoflow.cli.sample, "ROUND_TRIP_TOLERANCE", {"float32": 0.0})
+    monkeypatch.setattr(jkoflow.cli.sample, "round_trip_tolerance", lambda dtype: 0.0)
     out = str(tmp_path / "new.csv")
     assert main(["sample", str(finished / "run"), "-n", "10", "-o", out]) == 0
     assert "missed the round-trip tolerance" in capsys.readouterr().err

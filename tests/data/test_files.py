@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from jkoflow.data.files import check_output, hash_file, read_file, write_table
-from jkoflow.data.table import read_table
+from jkoflow.data.reading import read_table
 from jkoflow.errors import InputError, RunFolderError
 
 VALUES = np.array([[0.1, 1 / 3, 1e-12], [2.5e12, -0.0, np.pi], [1e300, 5e-324, -1.0]])

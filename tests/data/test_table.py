@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 
 from jkoflow.data import Table, read_table, write_table
-from jkoflow.data.table import check_trainable
+from jkoflow.data.trainable import check_trainable
 from jkoflow.errors import InputError
 
 ROWS = np.random.default_rng(0).normal(size=(40, 3))

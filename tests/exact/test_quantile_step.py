@@ -26,6 +26,7 @@ from jkoflow.exact.functional import (
     quartic,
 )
 from jkoflow.exact.quantile import QuantileLaw, field_of_norm, normal_levels
+from jkoflow.exact.quantile_problem import StepProblem
 from jkoflow.exact.quantile_step import evaluate, quantile_step, quantile_trajectory
 
 Array = NDArray[np.float64]
@@ -158,9 +159,7 @@ def test_derivatives_are_those_of_the_value(name: str) -> None:
 
 def gradient_field(functional: Functional, law: QuantileLaw) -> Array:
     """The Wasserstein gradient of G at the knots: M^{-1} of the derivative, by a dense solve."""
-    from jkoflow.exact.quantile_step import _Problem
-
-    problem = _Problem(functional, law, math.inf, np.zeros_like(law.knots))
+    problem = StepProblem(functional, law, math.inf, np.zeros_like(law.knots), nodes=4)
     mass = np.stack([law.lower(row) for row in np.eye(law.knots.size)])
     return np.asarray(np.linalg.solve(mass, problem.local(law.knots).gradient))
 

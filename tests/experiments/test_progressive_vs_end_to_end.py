@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from experiments.scripts import load, run
-from jkoflow.fit import initial_state
+from jkoflow.functionals import KL
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
 from jkoflow.runtime import Runtime
+from jkoflow.steps import initial_state
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_every_method_lowers_the_nll_with_the_same_stack(
     monkeypatch.setattr(script, "BLOCKS", 2)
     monkeypatch.setattr(script, "WIDTH", 16)
     problem = problems.make_problem("checkerboard", None, rows=500, seed=0)
-    state = initial_state(StandardNormal(2), Particles(problem.train), Particles(problem.validation))
+    state = initial_state(KL(StandardNormal(2)), Particles(problem.train), Particles(problem.validation))
     runtime = Runtime(0)
     train = script.train_all if method == "end_to_end" else script.train_in_turn
     flow = train(method, state, (0.3, math.inf), 40, runtime, lambda number: False)
@@ -118,7 +119,7 @@ def test_the_budget_sets_the_updates(
     monkeypatch.setattr(script.time, "process_time", lambda: clock[0])
     monkeypatch.setattr(script, "BLOCKS", 2)
     problem = problems.make_problem("checkerboard", None, rows=500, seed=0)
-    state = initial_state(StandardNormal(2), Particles(problem.train), Particles(problem.validation))
+    state = initial_state(KL(StandardNormal(2)), Particles(problem.train), Particles(problem.validation))
     for name, method, updates in (("train_in_turn", "jko", 173), ("train_all", "end_to_end", 176)):
         monkeypatch.setattr(script, name, train)
         asked.clear()

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from jkoflow.errors import InputError
-from jkoflow.first_order import StepPairs, variational_norm
+from jkoflow.first_order import FieldSearch, StepPairs, variational_norm
 from jkoflow.first_order.variational import _Features, _Rows
 from jkoflow.laws import StandardNormal
 from oracles.blocks import generator
+
+AFFINE = FieldSearch(scales=())
 
 
 def normal_rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -64,7 +66,7 @@ def test_residual_without_a_linear_part_needs_waves():
     truth = float((x + score).square().mean())
     pairs = StepPairs(x, x, math.inf, StandardNormal(1))
     found = variational_norm(pairs, generator=generator(3))
-    affine = variational_norm(pairs, generator=generator(3), scales=())
+    affine = variational_norm(pairs, generator=generator(3), search=AFFINE)
     assert affine.square < 0.4 * truth
     assert 0.8 * truth < found.square < truth + 4 * found.se
 
@@ -83,7 +85,7 @@ def test_context_is_part_of_what_phi_sees():
 def test_value_is_below_the_truth_on_average():
     """The mean over many small samples, each badly fitted, does not exceed ‖xi‖² = 0.09."""
     found = [
-        variational_norm(mean_shift(200, 3, 0.3, seed=s), generator=generator(s), scales=()).square
+        variational_norm(mean_shift(200, 3, 0.3, seed=s), generator=generator(s), search=AFFINE).square
         for s in range(100)
     ]
     values = torch.tensor(found)
@@ -92,7 +94,7 @@ def test_value_is_below_the_truth_on_average():
 
 def test_standard_error_is_the_spread_over_repetitions():
     found = [
-        variational_norm(mean_shift(1000, 2, 1.0, seed=s), generator=generator(s), scales=())
+        variational_norm(mean_shift(1000, 2, 1.0, seed=s), generator=generator(s), search=AFFINE)
         for s in range(40)
     ]
     squares = torch.tensor([norm.square for norm in found])
@@ -102,7 +104,7 @@ def test_standard_error_is_the_spread_over_repetitions():
 
 def test_features_have_the_derivatives_that_they_say():
     columns = normal_rows(40, 4) @ normal_rows(4, 4, 1)
-    features = _Features.of(columns, 3, (1.0, 3.0), generator(0))
+    features = _Features.of(columns, 3, FieldSearch(scales=(1.0, 3.0)), generator(0))
     values, slopes = features.at(columns)
     assert values.shape[1] == features.sizes(2)[-1] == len(features.directions)
     for axis in range(3):
@@ -114,7 +116,7 @@ def test_features_have_the_derivatives_that_they_say():
 
 def test_gain_of_rows_averages_to_the_quadratic_form():
     pairs = mean_shift(300, 3, 0.7)
-    rows = _Rows.of(_Features.of(pairs.after, 3, (1.0,), generator(0)), pairs)
+    rows = _Rows.of(_Features.of(pairs.after, 3, FieldSearch(scales=(1.0,)), generator(0)), pairs)
     moments = rows.moments()
     c = 0.1 * normal_rows(len(moments.a), 3, 9)
     quadratic = float((2 * c * moments.b - c * (moments.a @ c)).sum())

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from jkoflow.blocks import Block, Inverse
-from jkoflow.flow import Flow, push_block_with_log_det
+from jkoflow.blocks import AffineBlock, Block, Inverse
+from jkoflow.blocks.log_det import push_block_with_log_det, push_with_log_det_by
+from jkoflow.errors import InputError
+from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob
 from jkoflow.flow.sampling import sample
-from jkoflow.laws import StandardNormal
-from jkoflow.objective import KLObjective, push_with_log_det_by
-from jkoflow.particles import PUSH_ROWS, Particles
+from jkoflow.functionals import KL, ProximalObjective
+from jkoflow.laws import Gaussian, Law, Rings, StandardNormal
+from jkoflow.particles import Particles
+from jkoflow.storage.chunks import PUSH_ROWS
 from oracles.blocks import BLOCKS, DTYPES, autodiff_log_det, coarse_block, generator, make_block, points
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
@@ -80,7 +85,7 @@ def discretisations(block: Block, x: Tensor) -> dict[str, Tensor]:
         seen["training, determinant"] = y
         return y, log_det
 
-    KLObjective(flow.base, 1.0).terms(block, Particles(x), None, push)
+    ProximalObjective(KL(flow.law), 1.0).terms(block, Particles(x), None, push)
     for divergence in ("exact", "hutchinson"):
         by = push_with_log_det_by(divergence, dim=2, generator=generator())
         seen[f"training, {divergence}"] = by(block, Particles(x))[0]
@@ -184,3 +189,72 @@ def test_a_row_that_misses_the_tolerance_of_one_block_is_seen_in_the_whole() -> 
     error = flow.invert(points(6, 2, torch.float32)).error
     assert float(error[3]) > 0.05
     assert float(error[[0, 1, 2, 4, 5]].max()) < 1e-4
+
+
+# ── the known law at the start ──
+
+
+LAWS = {
+    "normal": StandardNormal(2),
+    "rings": Rings(),
+    "gaussian": Gaussian(torch.ones(2).double(), 0.5 * torch.eye(2).double()),
+}
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=list(LAWS))
+def test_a_law_at_the_start_is_pushed(law: Law) -> None:
+    """The law of the images by the change of variables from the points that they come from."""
+    flow = Flow(law, make_flow(), law_at="start")
+    x = points(30, 2)
+    y = flow.push(x)
+    torch.testing.assert_close(log_prob(flow, y), law.log_prob(x) - flow.log_det(x), atol=1e-6, rtol=1e-6)
+
+
+def test_density_of_a_pushed_law_is_that_of_the_inverse_flow_with_its_law_at_the_end() -> None:
+    """Affine blocks: the inverse of each is one too."""
+    matrix = torch.tensor([[0.7, 0.2], [-0.3, 1.6]], dtype=torch.float64)
+    offset = torch.tensor([0.3, -0.8], dtype=torch.float64)
+    inverse = torch.linalg.inv(matrix)
+    there = AffineBlock(dim=2, matrix=matrix, offset=offset)
+    back = AffineBlock(dim=2, matrix=inverse, offset=-inverse @ offset)
+    at_start = Flow(StandardNormal(2), [there, there], law_at="start")
+    at_end = Flow(StandardNormal(2), [back, back])
+    x = points(20, 2)
+    torch.testing.assert_close(log_prob(at_start, x), log_prob(at_end, x))
+    ours, theirs = (sample(flow, 1500, seed=3, like=x) for flow in (at_start, at_end))
+    torch.testing.assert_close(ours.x, theirs.x, atol=1e-9, rtol=0)
+
+
+def test_draws_of_a_pushed_law_are_its_own_draws_pushed() -> None:
+    law, like = Rings(), points(1, 2)
+    flow = Flow(law, make_flow(), law_at="start")
+    drawn = sample(flow, 1500, seed=3, like=like)
+    start = sample(Flow(law, law_at="start"), 1500, seed=3, like=like)
+    torch.testing.assert_close(drawn.x, flow.push(start.x), atol=1e-12, rtol=0)
+    assert bool((drawn.error == 0).all()), "there is nothing to invert"
+    assert torch.equal(sample(flow, 100, seed=3, like=like).x, drawn.x[:100])
+    # a draw of the law itself: its negative log-density has the entropy for its mean
+    nats, entropy = -law.log_prob(start.x), law.entropy(20_000, generator(1))
+    error = math.hypot(float(nats.std()) / 1500**0.5, entropy.se)
+    assert abs(float(nats.mean()) - entropy.value) < 5 * error
+
+
+def test_a_density_at_the_start_integrates_to_one() -> None:
+    flow = Flow(StandardNormal(1), [make_block("neural_ode", torch.float64, 1)], law_at="start")
+    x = torch.linspace(-12, 12, 4001, dtype=torch.float64)[:, None]
+    assert float(log_prob(flow, x).exp().sum() * 24 / 4000) == pytest.approx(1, abs=1e-4)
+
+
+def test_flow_keeps_where_its_law_is() -> None:
+    flow = Flow(StandardNormal(2), law_at="start")
+    longer = flow.then(make_block("affine", torch.float64, 2)).then(make_block("mixture", torch.float64, 2))
+    assert longer.law_at == longer.truncated(1).law_at == "start"
+    assert longer.split_source() is None, "the law before a closing is known where the law at the end is"
+    assert Flow(StandardNormal(2), list(longer)).split_source() is not None
+    assert make_flow().law_at == "end"
+
+
+@pytest.mark.parametrize("where", ["middle", "", None])
+def test_a_law_is_at_one_end(where: object) -> None:
+    with pytest.raises(InputError, match="law_at: expected 'end' or 'start'"):
+        Flow(StandardNormal(2), law_at=where)  # type: ignore[arg-type]

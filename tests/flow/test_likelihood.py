@@ -43,7 +43,7 @@ def test_density_of_a_coarse_block_integrates_to_one(dim: int) -> None:
     log_det = torch.linalg.slogdet(jacobian)[1]
     near = x.norm(dim=1) < 3
     assert float((trace - log_det)[near].abs().max()) > 1e-2
-    wrong = flow.base.log_prob(y) + trace
+    wrong = flow.law.log_prob(y) + trace
     assert abs(float(wrong.exp().sum()) * volume - 1) > 1e-2
 
 
@@ -96,7 +96,7 @@ def test_a_last_block_in_closed_form_gives_the_same_number() -> None:
     flow = Flow(StandardNormal(3), [make_block(name) for name in ("neural_ode_steps", "mixture")])
     x = points(30, 3)
     latent, log_det = flow.push_with_log_det(x)
-    torch.testing.assert_close(log_prob(flow, x), flow.base.log_prob(latent) + log_det)
+    torch.testing.assert_close(log_prob(flow, x), flow.law.log_prob(latent) + log_det)
 
 
 def test_a_base_that_is_not_normal_has_no_closed_form() -> None:
@@ -104,6 +104,15 @@ def test_a_base_that_is_not_normal_has_no_closed_form() -> None:
     flow, x = Flow(base, [make_block("mixture", dim=2)]), points(30, 2)
     latent, log_det = flow.push_with_log_det(x)
     torch.testing.assert_close(log_prob(flow, x), base.log_prob(latent) + log_det)
+
+
+def test_with_the_law_at_the_start_rows_are_those_of_the_target() -> None:
+    """q at the start and T to the target: the same map as T^-1 from the target to q at the end."""
+    blocks = [make_block("affine", dim=2), make_block("neural_ode", dim=2)]
+    flow, x = Flow(StandardNormal(2), blocks, law_at="start"), points(30, 2)
+    y, log_det = flow.push_with_log_det(x)
+    torch.testing.assert_close(log_prob(flow, y), flow.law.log_prob(x) - log_det, atol=1e-8, rtol=0)
+    assert flow.then(make_block("affine", dim=2)).law_at == flow.truncated(1).law_at == "start"
 
 
 def test_float32_agrees_with_float64() -> None:

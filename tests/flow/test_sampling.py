@@ -10,7 +10,7 @@ from jkoflow.blocks import NeuralODEBlock
 from jkoflow.errors import InputError
 from jkoflow.flow import Flow
 from jkoflow.flow.sampling import sample
-from jkoflow.laws import StandardNormal
+from jkoflow.laws import Gaussian, StandardNormal
 from jkoflow.runtime import base_noise
 from oracles.blocks import DTYPES, coarse_block, make_block, make_velocity, points
 
@@ -62,7 +62,8 @@ def test_rows_before_a_last_block_in_closed_form_are_drawn(dtype: torch.dtype) -
     few = sample(flow, 10, seed=5, like=like(dtype))
     assert torch.equal(few.x, drawn.x[:10])
     network, mixture = flow
-    start = mixture.source_draw(base_noise(5, 10, 2)).to(dtype)
+    source = mixture.source(flow.law)
+    start = source.draw(base_noise(5, 10, 2)).to(dtype)
     torch.testing.assert_close(few.error, (network.push(few.x) - start).norm(dim=1), atol=2e-6, rtol=0)
     assert float(drawn.error.max()) <= (1e-8 if dtype == torch.float64 else 1e-4)
 
@@ -76,6 +77,24 @@ def test_rows_drawn_in_closed_form_follow_their_context() -> None:
     dependence = torch.corrcoef(torch.cat([context, latent], dim=1).T)[:3, 3:]
     assert float(dependence.abs().max()) < 0.07
     assert not bool(drawn.error.any())
+
+
+def test_with_the_law_at_the_start_its_draws_are_pushed() -> None:
+    flow = Flow(StandardNormal(2), [make_block("neural_ode", dim=2)], law_at="start")
+    drawn = sample(flow, 1500, seed=5, like=like())
+    torch.testing.assert_close(drawn.x, flow.push(base_noise(5, 1500, 2)))
+    assert torch.equal(sample(flow, 10, seed=5, like=like()).x, drawn.x[:10])
+    assert not bool(drawn.error.any())
+
+
+def test_another_law_at_the_end_is_drawn_by_its_own_sampler() -> None:
+    law = Gaussian([1.0, -2.0], [[2.0, 0.5], [0.5, 1.0]])
+    flow = Flow(law, [make_block("affine", dim=2)])
+    drawn = sample(flow, 4000, seed=5, like=like())
+    pushed = flow.push(drawn.x)
+    torch.testing.assert_close(pushed.mean(dim=0), law.mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(pushed.T.cov(), law.covariance, atol=0.15, rtol=0)
+    assert torch.equal(sample(flow, 10, seed=5, like=like()).x, drawn.x[:10])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -177,6 +177,7 @@ def test_lambda_is_a_lower_bound_of_the_hessian(law: Law) -> None:
     x = law.sample(3, torch.Generator().manual_seed(0))
     hessians = torch.stack([torch.func.hessian(law.potential)(row) for row in x])
     smallest = torch.linalg.eigvalsh(hessians)[:, 0]
+    assert bool((smallest >= law.lam - 1e-7).all())
     torch.testing.assert_close(smallest, torch.full_like(smallest, law.lam))
 
 
@@ -204,7 +205,7 @@ def test_law_by_name() -> None:
         ("roses", {}, r"expected one of checkerboard, .*, tree, got 'roses'"),
         ("rings", {"width": 1.0}, r"law 'rings': expected radii, std; .*'width'"),
         ("standard_normal", {}, r"expected dim; missing .*'dim'"),
-        ("rose", {"petals": 3}, r"expected no options; .*'petals'"),
+        ("rose", {"petals": 3}, r"expected pen, fine, foreshortening, rings; .*'petals'"),
     ],
 )
 def test_unknown_name_or_option_is_an_error(name: str, options: dict[str, object], message: str) -> None:

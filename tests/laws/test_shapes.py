@@ -155,3 +155,29 @@ def test_curves() -> None:
     start, control, end = np.array([[0.0, 0.0], [1.0, 2.0], [2.0, 0.0]])
     curve = bend(start, control, end, n=3)
     np.testing.assert_allclose(curve, [[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
+
+
+def test_checkerboard_of_other_squares() -> None:
+    law = Checkerboard(side=0.5, squares=2)
+    x = law.sample(1000, torch.Generator().manual_seed(0))
+    assert x.abs().max() <= 0.5
+    assert law.log_prob(x).exp().tolist() == pytest.approx([2.0] * len(x))
+
+
+@pytest.mark.parametrize(("side", "squares"), [(0.0, 4), (math.inf, 4), (1.0, 3), (1.0, 0)])
+def test_checkerboard_refused_by_name(side: float, squares: int) -> None:
+    with pytest.raises(InputError, match=r"^(side|squares): expected"):
+        Checkerboard(side, squares)
+
+
+def test_drawing_follows_its_options() -> None:
+    thin, plain = make_law("tree", twig_width=0.008), make_law("tree")
+    assert isinstance(thin, GaussianMixture)
+    assert isinstance(plain, GaussianMixture)
+    assert thin.stds is not None
+    assert plain.stds is not None
+    assert float(thin.stds.min()) < 0.7 * float(plain.stds.min())
+    buds, bloom = make_law("rose", rings=()), make_law("rose")
+    assert isinstance(buds, GaussianMixture)
+    assert isinstance(bloom, GaussianMixture)
+    assert len(buds.weights) < len(bloom.weights)

@@ -181,7 +181,7 @@ def test_tensors_that_are_not_those_saved_are_refused(gaussian: Model, tmp_path:
     [
         ({"blocks": []}, "1 blocks"),
         ({"blocks": [{"kind": "spline"}]}, "spline"),
-        ({"base": {"kind": "standard_normal", "dim": 3}}, "2 columns"),
+        ({"base": {"kind": "standard_normal", "dim": 3}}, "expected the law"),
         ({"settings": {"scheme": "forward"}}, "scheme"),
         ({"settings": {"tomorrow": 1}}, "tomorrow"),
     ],

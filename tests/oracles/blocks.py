@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, MixtureBlock, NeuralODEBlock
 from jkoflow.blocks.ode.velocity import MLPVelocity
+from jkoflow.laws import GaussianMixture
 
 __all__ = [
     "BLOCKS",
@@ -111,7 +112,8 @@ def _taper(dim: int, dtype: torch.dtype) -> Block:
 
 def _mixture(dim: int, dtype: torch.dtype, context_dim: int = 0) -> MixtureBlock:
     weights, means, covariances = mixture_numbers(4, context_dim + dim, seed=5)
-    return MixtureBlock.of(weights, means, covariances, context_dim=context_dim).to(dtype)
+    law = GaussianMixture(weights, means, covariances=covariances)
+    return MixtureBlock.of(law, context_dim=context_dim).to(dtype)
 
 
 def _mixture_context(dim: int, dtype: torch.dtype) -> Block:

@@ -1,4 +1,4 @@
-"""The default training made quick, for tests of what surrounds it: a small network and few updates."""
+"""The default training made quick, for tests of what surrounds it: a recipe of small blocks, few updates."""
 
 from __future__ import annotations
 
@@ -6,25 +6,46 @@ import functools
 
 import pytest
 
-from jkoflow import pace, passes, pilot, recipe, training
-from jkoflow.closing_search import Search
-from jkoflow.step import NetworkSettings
+from jkoflow.blocks.ode.family import NetworkRules
+from jkoflow.fitting import fit_table
+from jkoflow.recipe import BudgetRules, ClosingRules, PilotRules, Recipe, UpdateRules
 
-__all__ = ["make_training_quick"]
+__all__ = ["quick_recipe", "use_quick_recipe"]
 
 
-def make_training_quick(monkeypatch: pytest.MonkeyPatch, *, updates: int = 20) -> None:
-    """Let every fit of the running test train small blocks for `updates` updates, by batches of 64 rows."""
-    small = functools.partial(NetworkSettings, width=16, depth=1, n_frequencies=4)
-    monkeypatch.setattr(recipe, "NetworkSettings", small)
-    monkeypatch.setattr(recipe, "_DEPTH", 1)
-    monkeypatch.setattr(recipe, "FREQUENCIES", (4, 4))
-    for limit in ("updates_per_block", "objective_updates"):
-        monkeypatch.setattr(recipe, limit, lambda n_rows: updates)
-    monkeypatch.setattr(recipe, "BATCHES", (64, 64))
-    monkeypatch.setattr(pilot, "UPDATES", (4, 8))
-    monkeypatch.setattr(training, "_BUDGET_UPDATES", 2 * updates)
-    monkeypatch.setattr(pace, "_MOST_UPDATES", 2 * updates)
-    for search, most_members in (("scouting_search", 1), ("careful_search", 4)):
-        quick = Search(rows=500, tolerance=1e-2, most_components=8, most_members=most_members)
-        monkeypatch.setattr(passes, search, lambda *sizes, quick=quick: quick)
+def quick_recipe(*, updates: int = 20) -> Recipe:
+    """Small blocks, `updates` updates each by batches of 64 rows, and closings of up to eight components."""
+    return Recipe(
+        network=NetworkRules(
+            width=16,
+            started_depth=1,
+            depth=1,
+            frequencies=4,
+            started_frequencies=(4, 4),
+        ),
+        updates=UpdateRules(
+            fewest=updates, most_regression=updates, most_objective=updates, batches=(64, 64)
+        ),
+        pilot=PilotRules(updates=(4, 8)),
+        budget=BudgetRules(updates=(20, 2 * updates)),
+        closing=ClosingRules(
+            quick_rows=(500, 500),
+            quick_components=(8, 8),
+            quick_tolerance=1e-2,
+            least_rows=500,
+            careful_rows=500,
+            careful_components=(8, 8),
+            careful_tolerance=1e-2,
+            careful_products=1.0,
+            seconds=1e9,
+            rows_per_component=(1, 1),
+            most_members=4,
+        ),
+    )
+
+
+def use_quick_recipe(monkeypatch: pytest.MonkeyPatch, *, updates: int = 20) -> None:
+    """Let the estimator and the shell fit by `quick_recipe`, which they have no option for."""
+    quick = functools.partial(fit_table, recipe=quick_recipe(updates=updates))
+    for door in ("estimator", "cli.fit", "cli.demo"):
+        monkeypatch.setattr(f"jkoflow.{door}.fit_table", quick)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 
@@ -147,3 +148,96 @@ def test_deferred_particles_let_go_of_where_they_came_from() -> None:
     assert gone() is not None
     assert deferred.x.shape == (10, 2)
     assert gone() is None
+
+
+# ── weights ──
+
+
+WHOLE = torch.tensor([1.0, 0.0, 3.0, 2.0, 0.0], dtype=torch.float64)
+
+
+def weighted(weight: Tensor = WHOLE) -> Particles:
+    x = points(len(weight), 2)
+    return Particles(x, x[:, :1] * 10, weight)
+
+
+def repeated() -> Particles:
+    """Each row of `weighted` as often as its weight says."""
+    index = torch.arange(len(WHOLE)).repeat_interleave(WHOLE.long())
+    return Particles(weighted().x[index], weighted().context[index])
+
+
+@pytest.mark.parametrize("shape", [(4,), (5, 1), ()])
+def test_weight_must_be_a_number_for_each_row(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"weight: expected shape \(5,\), got"):
+        Particles(torch.zeros(5, 2), weight=torch.ones(shape))
+
+
+def test_rows_keep_their_weight() -> None:
+    some = weighted()
+    assert torch.equal(some.rows(torch.tensor([3, 0])).weight, WHOLE[[3, 0]])
+    assert torch.equal(some.rows(slice(1, 4)).weight, WHOLE[1:4])
+    assert torch.equal(some.at(some.x + 1).weight, WHOLE)
+    assert torch.equal(some.map(lambda x, context: 2 * x).weight, WHOLE)
+    assert torch.equal(torch.cat([part.weight for part in some.chunks(2)]), WHOLE)
+    assert particles().rows(slice(0, 3)).weight is None
+
+
+def test_draw_is_by_weight() -> None:
+    drawn = weighted().draw(20_000, generator(1))
+    assert drawn.weight is None, "a row that was drawn as often as it counts counts once"
+    assert torch.equal(drawn.context, drawn.x[:, :1] * 10)
+    counts = torch.stack([(drawn.x == row).all(dim=1).sum() for row in weighted().x])
+    share = WHOLE / WHOLE.sum()
+    assert bool((counts[share == 0] == 0).all())
+    assert bool(((counts - 20_000 * share).abs() <= 5 * (20_000 * share * (1 - share)) ** 0.5).all())
+    assert torch.equal(weighted().draw(9, generator(1)).x, weighted().draw(9, generator(1)).x)
+
+
+def test_whole_weights_are_repeated_rows_in_a_mean() -> None:
+    ours, theirs = weighted(), repeated()
+    values, each = ours.x[:, 0].exp(), theirs.x[:, 0].exp()
+    assert ours.mean(values) == pytest.approx(theirs.mean(each), rel=1e-12)
+    assert float(ours.average(values)) == pytest.approx(float(each.mean()), rel=1e-12)
+    single = Particles(ours.x.float(), weight=WHOLE)
+    assert single.average(single.x[:, 0]).dtype == torch.float32
+
+
+def test_average_is_differentiable() -> None:
+    values = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(weighted().average(values), values)
+    torch.testing.assert_close(gradient, WHOLE / WHOLE.sum())
+
+
+def test_effective_rows() -> None:
+    """(sum w)^2 / sum w^2 of the weights 1, 3, 2; all rows where they count the same."""
+    assert weighted().effective_rows == pytest.approx(36 / 14)
+    assert particles(7).effective_rows == 7
+    assert weighted(torch.full((5,), 0.3, dtype=torch.float64)).effective_rows == pytest.approx(5)
+
+
+def test_standard_error_is_that_of_the_effective_number_of_rows() -> None:
+    values = particles().x[:, 0]
+    assert particles().standard_error(values) == pytest.approx(float(values.std() / 10**0.5), rel=1e-12)
+    some, numbers = weighted(), weighted().x[:, 0]
+    mean = float((WHOLE * numbers).sum() / 6)
+    variance = float((WHOLE * (numbers - mean).square()).sum() / 6)
+    assert some.standard_error(numbers) == pytest.approx((variance / (36 / 14 - 1)) ** 0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("rows", [Particles(torch.zeros(1, 2)), weighted(torch.tensor([0.0, 4.0]).double())])
+def test_a_single_row_has_no_standard_error(rows: Particles) -> None:
+    assert math.isnan(rows.standard_error(rows.x[:, 0]))
+
+
+def test_deferred_particles_keep_their_weight() -> None:
+    deferred = weighted().deferred(counted([]))
+    assert torch.equal(deferred.weight, WHOLE)
+    assert torch.equal(deferred.rows(slice(1, 4)).weight, WHOLE[1:4])
+    assert torch.equal(deferred.few(torch.tensor([2, 0])).weight, WHOLE[[2, 0]])
+    assert deferred.effective_rows == weighted().effective_rows
+    drawn = deferred.draw(50, generator(3))
+    assert torch.equal(drawn.x, weighted().map(counted([])).draw(50, generator(3)).x)
+    assert drawn.weight is None
+    twice = deferred.deferred(counted([]))
+    assert torch.equal(twice.rows(slice(0, 2)).weight, WHOLE[:2])

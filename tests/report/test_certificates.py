@@ -16,13 +16,13 @@ from jkoflow.certify.rows import model_remark
 from jkoflow.config import Settings
 from jkoflow.data import read_table
 from jkoflow.errors import RunFolderError
+from jkoflow.fitting import fit_table
 from jkoflow.model import load_model, save_model
-from jkoflow.pipeline import fit_table
 from jkoflow.report.certificates import bracket_ends, claim_groups
 from jkoflow.report.gather import gather_report, read_certificates
 from jkoflow.report.page import render_report
 from jkoflow.runs import RunFolder
-from oracles.quick_training import make_training_quick
+from oracles.quick_training import use_quick_recipe
 from report.test_report import Page, words_only
 
 LIPSCHITZ = ("the inverse is Lipschitz", "Lemma C.2")
@@ -65,14 +65,18 @@ def test_answer_comes_first_with_the_kind_of_each_number() -> None:
 @pytest.mark.parametrize(
     ("ends", "values", "details"),
     [
-        ({}, ["–", "–", "–"], ["could not be computed", "no estimate", "no upper end"]),
+        ({}, ["–", "–", "–"], ["could not be computed", "no estimate", "no upper bound"]),
         (
             {"lower": 0.0, "upper": math.inf},
             ["0", "–", "–"],
-            ["nothing above 0", "no estimate", "no upper end"],
+            ["no bound above 0", "no estimate", "no upper bound"],
         ),
-        ({"lower": 0.1, "estimate": math.nan}, ["0.1", "–", "–"], ["proven", "no estimate", "no upper end"]),
-        ({"lower": 0.1, "level": 0.9}, ["0.1", "–", "–"], ["at 90 %", "no estimate", "no upper end"]),
+        (
+            {"lower": 0.1, "estimate": math.nan},
+            ["0.1", "–", "–"],
+            ["proven", "no estimate", "no upper bound"],
+        ),
+        ({"lower": 0.1, "level": 0.9}, ["0.1", "–", "–"], ["at 90 %", "no estimate", "no upper bound"]),
     ],
 )
 def test_what_is_not_known_of_the_bracket_is_said(
@@ -128,7 +132,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        make_training_quick(patch, updates=4)
+        use_quick_recipe(patch, updates=4)
         table = read_table(np.random.default_rng(0).normal(size=(60, 2)))
         with RunFolder.open(folder, "new") as opened:
             fit_table(table, settings=Settings(max_blocks=1), run=opened)

@@ -14,6 +14,7 @@ import pytest
 from jkoflow.errors import InputError
 from jkoflow.report import HeldOut, ReportData, render_report
 from jkoflow.report.drawing import plain_text
+from jkoflow.report.limits import Limits
 from jkoflow.report.samples import draw_histograms, draw_pairs
 from jkoflow.report.training import path_length
 
@@ -166,8 +167,8 @@ def test_what_the_user_named_is_text_never_markup():
 )
 def test_any_column_name_can_be_drawn(name):
     rows = made_up_data(dim=2).real
-    draw_histograms(rows, rows, (name, "other"))
-    draw_pairs(rows, rows, (name, "other"))
+    draw_histograms(rows, rows, (name, "other"), limits=Limits())
+    draw_pairs(rows, rows, (name, "other"), limits=Limits())
 
 
 def test_label_is_short_and_on_one_line():
@@ -267,8 +268,8 @@ def test_sheets_show_the_rows_as_pictures():
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_any_scale_can_be_drawn(scale):
     data = made_up_data()
-    draw_histograms(data.real * scale, data.generated * scale, data.columns)
-    draw_pairs(data.real * scale, data.generated * scale, data.columns)
+    draw_histograms(data.real * scale, data.generated * scale, data.columns, limits=Limits())
+    draw_pairs(data.real * scale, data.generated * scale, data.columns, limits=Limits())
 
 
 def test_generated_rows_may_all_be_the_same():
@@ -303,3 +304,13 @@ def test_blocks_of_a_round_that_was_started_again_are_not_in_the_flow():
 
 def test_blocks_without_lengths_are_in_the_flow_where_they_were_kept():
     assert kept_blocks(made_up_step(1), made_up_step(2, kept=False), made_up_step(3)) == [True, False, True]
+
+
+def test_page_shows_no_more_than_its_limits() -> None:
+    rows = np.random.default_rng(0).standard_normal((30, 3))
+    data = ReportData(title="t", n_rows=30, columns=("a", "b", "c"), real=rows, generated=rows)
+    page = render_report(data, limits=Limits(marginals=2, histograms=1, pair_columns=2))
+    assert "The first 1 of 3 columns." in page
+    assert "Pairs of the first 2 columns" in page
+    assert "<td>b</td>" in page
+    assert "<td>c</td>" not in page

@@ -7,7 +7,8 @@ settings that were looked at before its own was chosen, on validation rows of tr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["CONTENDERS", "STANDARD", "Entry"]
 
@@ -21,12 +22,16 @@ class Entry:
         budgeted: Whether its fit depends on the budget; one that does not runs once for all of them.
         fit_seconds: CPU-seconds of a fit without a budget, a generous guess for the estimate of the time.
         score_seconds: The same of all that is measured after a fit.
+        module: The file here that fits it, where that is not its own name.
+        options: What that file's `fit` is given beside rows, budget and seed.
     """
 
     package: str | None = None
     budgeted: bool = True
     fit_seconds: float = 0.0
     score_seconds: float = 10.0
+    module: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 CONTENDERS: Mapping[str, Entry] = {

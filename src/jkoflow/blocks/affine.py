@@ -8,14 +8,20 @@ section 1.2, and Lambert et al. 2022, arXiv 2205.15902, for the finite step).
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from jkoflow.blocks.base import Block, Inverse
+from jkoflow.blocks.base import Block, Inverse, InverseLipschitz
+from jkoflow.blocks.family import Family
+from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step, transport_map
+from jkoflow.laws import Law
+from jkoflow.particles import Moments, Particles
 
-__all__ = ["AffineBlock"]
+__all__ = ["AffineBlock", "AffineFamily", "whitening"]
 
 
 class AffineBlock(Block):
@@ -70,9 +76,59 @@ class AffineBlock(Block):
         del probes
         return self.push_with_log_det(x, context)
 
+    def inverse_lipschitz(self, context: Tensor | None = None) -> InverseLipschitz:
+        """1 over the smallest singular value of A, exact."""
+        del context
+        smallest = float(torch.linalg.svdvals(self.matrix.double())[-1])
+        return InverseLipschitz(1 / smallest if smallest > 0 else math.inf, proven=smallest > 0)
+
     def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
         """A^-1 (y - b), refined once, with the error that was reached."""
         del tolerance
         x = torch.linalg.solve(self.matrix, (y - self.offset).T).T
         x = x + torch.linalg.solve(self.matrix, (y - self.push(x, context)).T).T
         return Inverse(x, (self.push(x, context) - y).norm(dim=1))
+
+
+def whitening(mean: Tensor, covariance: Tensor) -> Block:
+    """The optimal transport map from N(mean, covariance) to N(0, I)."""
+    return AffineBlock.whitening(mean, covariance)
+
+
+@dataclass(frozen=True)
+class AffineFamily(Family):
+    """Affine blocks, whose proximal step has a closed form where q is Gaussian: the Gaussian JKO recursion.
+
+    The step from p_{n-1} is that from the Gaussian with its mean and covariance (Gaussian variational
+    inference; Lambert et al. 2022, arXiv 2205.15902).
+    """
+
+    block: ClassVar[type[Block]] = AffineBlock
+
+    def new(
+        self,
+        rows: Particles,
+        gamma: float,
+        *,
+        variant: str | None = None,
+        n_rows: int | None = None,
+        steps: int = 1,
+        generator: torch.Generator,
+    ) -> AffineBlock:
+        del variant, n_rows, steps, generator
+        return AffineBlock(dim=rows.dim, gamma=gamma).to(rows.rows(slice(0, 0)).x)
+
+    def has_closed_form(self, law: Law) -> bool:
+        return law.quadratic is not None
+
+    def in_closed_form(self, rows: Particles, gamma: float, law: Law) -> AffineBlock:
+        quadratic, moments = law.quadratic, Moments.of(rows)
+        assert quadratic is not None
+        centre, precision = (np.asarray(part) for part in quadratic)
+        before = GaussianState(moments.mean.cpu().numpy(), moments.covariance.cpu().numpy())
+        after = jko_step(before, gamma, Quadratic(precision, centre))
+        transport = transport_map(before, after)
+        offset = transport.target - transport.matrix @ transport.source
+        like = rows.rows(slice(0, 0)).x
+        matrix, shift = torch.as_tensor(transport.matrix).to(like), torch.as_tensor(offset).to(like)
+        return AffineBlock(dim=rows.dim, gamma=gamma, matrix=matrix, offset=shift)

@@ -10,12 +10,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Block", "Inverse", "SourcedBlock", "default_tolerance"]
+from jkoflow.laws import Law
+
+if TYPE_CHECKING:
+    from jkoflow.blocks.judge import Judge
+    from jkoflow.blocks.ode.velocity import VelocityField
+
+__all__ = ["Block", "Inverse", "InverseLipschitz", "Source", "default_tolerance"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,36 @@ class Inverse:
 def default_tolerance(dtype: torch.dtype) -> float:
     """Round-trip error asked of an inverse when the caller names none, standardised units."""
     return 1e-10 if dtype == torch.float64 else 2e-6
+
+
+@dataclass(frozen=True)
+class InverseLipschitz:
+    """A Lipschitz constant of T^-1.
+
+    Arguments:
+        bound: Above it; infinite where nothing is known or the number is too large for a float.
+        proven: Whether it bounds the inverse of the discrete map itself.
+        assumption: What it rests on where it does not.
+    """
+
+    bound: float
+    proven: bool
+    assumption: str = ""
+
+
+class Source(Protocol):
+    """A law that a block takes to the law at the end of the flow, in closed form."""
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density at x, shape `(n,)`, nats, float64."""
+
+    def draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Rows of the law, shape `(n, d)`, float64.
+
+        Arguments:
+            noise: Standard normal, shape `(n, d)`, float64; a row of it makes a row, not its inverse image.
+            context: Shape `(n, c)`, or None.
+        """
 
 
 class Block(nn.Module, ABC):
@@ -72,6 +108,11 @@ class Block(nn.Module, ABC):
     def to_config(self) -> dict[str, Any]:
         """Plain settings from which `block_from_config` builds a block of the same shape."""
 
+    @classmethod
+    def from_config(cls, settings: dict[str, Any]) -> Self:
+        """The block that `to_config` describes, by its settings but `kind`; a state dict has its numbers."""
+        return cls(**settings)
+
     def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
         """T^-1(y), shape `(n, d)`."""
         return self.invert(y, context, tolerance=tolerance).x
@@ -91,19 +132,51 @@ class Block(nn.Module, ABC):
         del x, context
         return 0.0
 
-
-class SourcedBlock(Block):
-    """A block whose source, the law that T takes to N(0, I), has a closed form."""
-
-    @abstractmethod
-    def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density of the source at x, shape `(n,)`, nats, float64."""
-
-    @abstractmethod
-    def source_draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """Rows of the source, shape `(n, d)`, float64.
+    def inverse_lipschitz(self, context: Tensor | None = None) -> InverseLipschitz:
+        """A bound on Lip(T^-1) from the numbers of the block alone; by default nothing is known.
 
         Arguments:
-            noise: Standard normal, shape `(n, d)`, float64; a row of it makes a row, not its inverse image.
-            context: Shape `(n, c)`, or None.
+            context: The contexts for which it should hold, shape `(m, c)`; those of the rows.
         """
+        del context
+        return InverseLipschitz(math.inf, proven=False, assumption=f"{type(self).__name__}: no bound known")
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether training may lead to a map with det dT < 0 somewhere, which no density has."""
+        return True
+
+    @property
+    def is_scored_by_trace(self) -> bool:
+        """Whether `push_with_log_det` gives an integrated trace, the determinant but for an error."""
+        return False
+
+    @property
+    def velocity_field(self) -> VelocityField | None:
+        """The field whose flow the map is, which regression on a path can fit; None where there is none."""
+        return None
+
+    def source(self, law: Law) -> Source | None:
+        """The law that T takes to `law`, where it has a closed form."""
+        del law
+        return None
+
+    def settled(self, judge: Judge) -> Block:
+        """At the fewest solver steps that serve held-out rows; itself where there is no solver."""
+        del judge
+        return self
+
+    def mended(self, judge: Judge) -> Block:
+        """At more solver steps where its map cannot be inverted; itself where there is no solver."""
+        del judge
+        return self
+
+    def unfolded(self, judge: Judge) -> Block:
+        """At more solver steps where its map folds; itself where there is no solver."""
+        del judge
+        return self
+
+    def checked(self, judge: Judge) -> Block:
+        """With a log-determinant that held-out rows have checked; itself where it is exact."""
+        del judge
+        return self

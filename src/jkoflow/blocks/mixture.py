@@ -17,27 +17,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from jkoflow.blocks.base import Inverse, SourcedBlock
+from jkoflow.blocks.base import Block, Inverse, Source
 from jkoflow.blocks.mixture_quantile import (
-    LEAST_LOG,
-    LOG_ROOT_TWO_PI,
     conditional_quantiles,
+    least_log,
+    log_root_two_pi,
     quantile_of_shares,
 )
+from jkoflow.laws import GaussianMixture, Law
+from jkoflow.storage.chunks import MIXTURE_PULLED_NUMBERS, MIXTURE_PUSHED_NUMBERS
 
-__all__ = ["MixtureBlock"]
-
-_PUSHED_NUMBERS, _PULLED_NUMBERS = 2**16, 2**19
-"""Rows × components × columns held at once: tables of half a megabyte stay in a core's cache; an inverse,
-which goes from column to column, has tables of rows × components alone."""
+__all__ = ["MixtureBlock", "mean_of_mixtures", "mixture_map"]
 
 
-class MixtureBlock(SourcedBlock):
+@dataclass(frozen=True)
+class _Source:
+    """The mixture of a block, as the law that its map takes to N(0, I)."""
+
+    block: MixtureBlock
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.block.source_log_prob(x, context)
+
+    def draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.block.source_draw(noise, context)
+
+
+class MixtureBlock(Block):
     """The Knothe-Rosenblatt map of a Gaussian mixture to N(0, I), in float64 within.
 
     Arguments:
@@ -50,6 +62,9 @@ class MixtureBlock(SourcedBlock):
         inverse_factors: L_k^{-1}, lower triangular with positive diagonals, shape `(K, c + d, c + d)`; the
             identity if None.
     """
+
+    pushed_numbers: ClassVar[int] = MIXTURE_PUSHED_NUMBERS
+    pulled_numbers: ClassVar[int] = MIXTURE_PULLED_NUMBERS
 
     def __init__(
         self,
@@ -78,16 +93,16 @@ class MixtureBlock(SourcedBlock):
     inverse_factors: Tensor
 
     @classmethod
-    def of(cls, weights: Tensor, means: Tensor, covariances: Tensor, *, context_dim: int = 0) -> MixtureBlock:
-        """The map of a mixture of weights `(K,)`, means `(K, c + d)` and covariances `(K, c + d, c + d)`."""
-        factors = torch.linalg.cholesky(covariances.to(torch.float64))
-        identity = torch.eye(means.shape[1], dtype=torch.float64, device=means.device).expand_as(factors)
+    def of(cls, mixture: GaussianMixture, *, context_dim: int = 0) -> MixtureBlock:
+        """The map of a mixture, whose first `context_dim` columns are those of the context."""
+        factors = torch.linalg.cholesky(mixture.full_covariances)
+        identity = torch.eye(mixture.dim, dtype=torch.float64).expand_as(factors)
         return cls(
-            dim=means.shape[1] - context_dim,
-            n_components=len(weights),
+            dim=mixture.dim - context_dim,
+            n_components=len(mixture.weights),
             context_dim=context_dim,
-            log_weights=(weights.to(torch.float64) / weights.sum()).log(),
-            means=means.to(torch.float64),
+            log_weights=mixture.weights.log(),
+            means=mixture.means,
             inverse_factors=torch.linalg.solve_triangular(factors, identity, upper=False),
         )
 
@@ -115,16 +130,16 @@ class MixtureBlock(SourcedBlock):
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """T(x), shape `(n, d)`."""
-        return self._by_chunks(lambda *rows: (self._push(*rows)[0],), x, context, _PUSHED_NUMBERS)[0]
+        return self._by_chunks(lambda *rows: (self._push(*rows)[0],), x, context, self.pushed_numbers)[0]
 
     def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """T(x) and `log p(x) - log N(T(x))`."""
-        y, log_det = self._by_chunks(self._push, x, context, _PUSHED_NUMBERS)
+        y, log_det = self._by_chunks(self._push, x, context, self.pushed_numbers)
         return y, log_det
 
     def push_with_jacobian(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """T(x) and dT(x), which is lower triangular."""
-        y, jacobian = self._by_chunks(self._push_with_jacobian, x, context, _PUSHED_NUMBERS)
+        y, jacobian = self._by_chunks(self._push_with_jacobian, x, context, self.pushed_numbers)
         return y, jacobian
 
     def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,13 +151,17 @@ class MixtureBlock(SourcedBlock):
     def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
         """Coordinate by coordinate, each by a bracketed Newton iteration, with the error that was reached."""
         del tolerance
-        (x,) = self._by_chunks(lambda *rows: (self._pull(*rows),), y, context, _PULLED_NUMBERS)
+        (x,) = self._by_chunks(lambda *rows: (self._pull(*rows),), y, context, self.pulled_numbers)
         return Inverse(x, (self.push(x, context) - y).norm(dim=1))
+
+    def source(self, law: Law) -> Source | None:
+        """The mixture, or the mixture given the context, where the map is to N(0, I)."""
+        return _Source(self) if law.is_standard else None
 
     def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x), or log p(x | c): a sum over components, which needs no distribution function."""
         (log_prob,) = self._by_chunks(
-            lambda *rows: (self._log_density(*rows),), x.double(), context, _PUSHED_NUMBERS
+            lambda *rows: (self._log_density(*rows),), x.double(), context, self.pushed_numbers
         )
         return log_prob
 
@@ -152,7 +171,7 @@ class MixtureBlock(SourcedBlock):
         The component is the quantile of Phi of the first column of noise; what is left of that is uniform
         again, and makes the component's own first column.
         """
-        (rows,) = self._by_chunks(lambda *part: (self._draw(*part),), noise, context, _PULLED_NUMBERS)
+        (rows,) = self._by_chunks(lambda *part: (self._draw(*part),), noise, context, self.pulled_numbers)
         return rows
 
     def _by_chunks(
@@ -175,7 +194,7 @@ class MixtureBlock(SourcedBlock):
         rows = x if context is None else torch.cat([context, x], dim=1)
         inverse = self.inverse_factors.double()
         u = self._whitened(rows, inverse)
-        heights = inverse.diagonal(dim1=1, dim2=2).log() - 0.5 * u.square() - LOG_ROOT_TWO_PI
+        heights = inverse.diagonal(dim1=1, dim2=2).log() - 0.5 * u.square() - log_root_two_pi
         before = heights.cumsum(dim=2) - heights
         return u, self.log_weights.double()[:, None] + before
 
@@ -197,7 +216,7 @@ class MixtureBlock(SourcedBlock):
         inverse = self.inverse_factors.double()[:, :p, :p]
         constant = self.log_weights.double() + inverse.diagonal(dim1=1, dim2=2).log().sum(dim=1)
         squares = self._whitened(rows, inverse).square_().sum(dim=2)
-        joint: Tensor = constant - p * LOG_ROOT_TWO_PI - 0.5 * squares
+        joint: Tensor = constant - p * log_root_two_pi - 0.5 * squares
         return joint
 
     def _draw(self, noise: Tensor, context: Tensor | None) -> Tensor:
@@ -221,18 +240,18 @@ class MixtureBlock(SourcedBlock):
     def _push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         u, log_w = self._standardised(x, context)
         largest = log_w.amax(dim=1, keepdim=True)
-        w = (log_w - largest).clamp_min_(LEAST_LOG).exp_()
+        w = (log_w - largest).clamp_min_(least_log).exp_()
         size = w.sum(dim=1, keepdim=True)
         total = largest + size.log()
         y = quantile_of_shares(u, w / size, log_w - total)[:, self.context_dim :]
         # log p(x | c): the last weights times the last height, over the sum of weights given c
         diagonal = self.inverse_factors.double().diagonal(dim1=1, dim2=2)[:, -1].log()
-        last = log_w[:, :, -1] + diagonal - 0.5 * u[:, :, -1].square() - LOG_ROOT_TWO_PI
+        last = log_w[:, :, -1] + diagonal - 0.5 * u[:, :, -1].square() - log_root_two_pi
         log_density = torch.logsumexp(last, dim=1) - total[:, 0, self.context_dim]
-        return y, log_density + 0.5 * y.square().sum(dim=1) + self.dim * LOG_ROOT_TWO_PI
+        return y, log_density + 0.5 * y.square().sum(dim=1) + self.dim * log_root_two_pi
 
     def _push_with_jacobian(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of F_i = sum_k w_ik Phi(u_ik): what u_ik moves, and what the weights move, over N(T_i)."""
+        """T(x) and dT(x), the derivative of F_i = sum_k w_ik Phi(u_ik) over N(T_i), through u_ik and w_ik."""
         u, log_w = self._standardised(x, context)
         log_w = torch.log_softmax(log_w, dim=1)
         y = quantile_of_shares(u, log_w.exp(), log_w)
@@ -244,7 +263,7 @@ class MixtureBlock(SourcedBlock):
         # w_ik (Phi(u_ik) - F_i) / N(T_i), by the smaller tail
         side = -torch.sign(y)[:, None]
         tails = torch.special.log_ndtr(side * u), torch.special.log_ndtr(side * y[:, None])
-        shares = [torch.exp(log_w + tail + square + LOG_ROOT_TWO_PI) for tail in tails]
+        shares = [torch.exp(log_w + tail + square + log_root_two_pi) for tail in tails]
         moved = torch.einsum("nki,nkij->nij", side * (shares[0] - shares[1]), pull)
         c = self.context_dim
         return y[:, c:], (own + moved)[:, c:, c:]
@@ -268,3 +287,13 @@ class MixtureBlock(SourcedBlock):
             u = scale * (rows[:, i, None] - location)
             log_w = torch.log_softmax(log_w + scale.log() - 0.5 * u.square(), dim=1)
         return rows[:, c:]
+
+
+def mixture_map(mixture: GaussianMixture, *, context_dim: int = 0) -> Block:
+    """The map of a mixture to N(0, I); its first `context_dim` columns are those of the context."""
+    return MixtureBlock.of(mixture, context_dim=context_dim)
+
+
+def mean_of_mixtures(blocks: Sequence[Block]) -> Block:
+    """The map of the mean of the densities of several mixtures, each given by its own map."""
+    return MixtureBlock.mean_of([block for block in blocks if isinstance(block, MixtureBlock)])

@@ -10,30 +10,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 
-__all__ = ["LEAST_LOG", "LOG_ROOT_TWO_PI", "conditional_quantiles", "quantile_of_shares"]
+__all__ = ["conditional_quantiles", "least_log", "log_root_two_pi", "quantile_of_shares"]
 
-LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
-LEAST_LOG = -700.0
-"""Of a share that is a number in float64; below, an exponential takes the processor three times as long."""
-_NO_SHARE = -37.0
-"""Logarithm of a share that is lost in rounding."""
-_DIRECT_LOG = -600.0
-"""Where the logarithm of a probability is above this, the probability is a number in float64."""
-_SMALL = 1e-3
-"""A probability of at least this much keeps enough digits as 1 minus the other."""
-_TAIL_STEPS = 4
-_FAR = 35.0
-"""Quantiles beyond this belong to probabilities that are hardly numbers in float64."""
-_MOST_STEPS, _SETTLED, _LAST_GAP = 100, 4e-15, 1e-5
-"""A step of Halley's method across a gap of logarithms below the last of these leaves about its cube."""
-_MOST_BENT = 0.5
-"""Of a step of Newton's method: most that the second derivative may change it by, relative to its inverse."""
+log_root_two_pi = 0.5 * math.log(2 * math.pi)
+
+least_log = -700.0
+"""Logarithm of the smallest share that is a number in float64; an exponential of less takes much longer."""
+
+
+@dataclass(frozen=True)
+class QuantileRules:
+    """The places beyond which a tail is computed in another way, and when a root search ends.
+
+    Arguments:
+        no_share: Logarithm of a component's share of a probability below which it is lost in rounding.
+        direct_log: Logarithm of a probability above which the probability itself is a number in float64.
+        small: A probability of at least this much keeps enough digits as 1 minus the other.
+        tail_steps: Newton's steps for the quantile of a probability that is no number.
+        far: Quantiles beyond this belong to probabilities that are hardly numbers in float64.
+        steps: Most steps of a root search.
+        settled: Relative change of a root at which its search ends.
+        last_gap: Gap of logarithms across which a step of Halley's method leaves about its cube: the last
+            one.
+        most_bent: Most that the second derivative may change a step of Newton's method by, relative to its
+            inverse.
+    """
+
+    no_share: float = -37.0
+    direct_log: float = -600.0
+    small: float = 1e-3
+    tail_steps: int = 4
+    far: float = 35.0
+    steps: int = 100
+    settled: float = 4e-15
+    last_gap: float = 1e-5
+    most_bent: float = 0.5
+
+
+rules = QuantileRules()
 
 Tail = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -44,12 +65,12 @@ def quantile_of_shares(u: Tensor, w: Tensor, log_w: Tensor) -> Tensor:
         return _by_logarithms(u, log_w)
     below = _probability(u, w)
     above = 1 - below
-    small = (above < _SMALL).any(dim=1)
+    small = (above < rules.small).any(dim=1)
     if bool(small.any()):
         above[small] = _probability(-u[small], w[small])
     tail = torch.special.ndtri(torch.minimum(below, above))
     y = torch.where(below < above, tail, -tail)
-    far = (torch.minimum(below, above) < math.exp(_DIRECT_LOG)).any(dim=1)
+    far = (torch.minimum(below, above) < math.exp(rules.direct_log)).any(dim=1)
     if bool(far.any()):
         y[far] = _by_logarithms(u[far], log_w[far])
     return y
@@ -70,14 +91,14 @@ def _by_logarithms(u: Tensor, log_w: Tensor) -> Tensor:
 
 def _normal_quantile(log_p: Tensor) -> Tensor:
     """Phi^{-1}(p) for log p <= log 1/2, far into the tail."""
-    direct = torch.special.ndtri(log_p.clamp_min(_DIRECT_LOG).exp())
-    far = log_p.clamp_max(_DIRECT_LOG)
+    direct = torch.special.ndtri(log_p.clamp_min(rules.direct_log).exp())
+    far = log_p.clamp_max(rules.direct_log)
     z = -(-2 * far.detach()).sqrt()
-    for _ in range(_TAIL_STEPS):  # the last of Newton's steps carries the derivative
+    for _ in range(rules.tail_steps):  # the last of Newton's steps carries the derivative
         at = z.detach()
         log_p_at = torch.special.log_ndtr(at)
-        z = at - (log_p_at - far) * (0.5 * at.square() + LOG_ROOT_TWO_PI + log_p_at).exp()
-    return torch.where(log_p < _DIRECT_LOG, z, direct)
+        z = at - (log_p_at - far) * (0.5 * at.square() + log_root_two_pi + log_p_at).exp()
+    return torch.where(log_p < rules.direct_log, z, direct)
 
 
 def _counted(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +106,7 @@ def _counted(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> tuple
 
     One does not count whose whole weight is lost in the tail probability of z.
     """
-    least = torch.special.log_ndtr(-z.abs()) + _NO_SHARE
+    least = torch.special.log_ndtr(-z.abs()) + rules.no_share
     count = int((log_w > least[:, None]).sum(dim=1).max()) if len(z) else 0
     if 2 * count > log_w.shape[1] or not count:
         return location, scale, log_w
@@ -103,7 +124,7 @@ def conditional_quantiles(z: Tensor, location: Tensor, scale: Tensor, log_w: Ten
         log_w: log w, shape `(n, K)`.
     """
     location, scales, log_w = _counted(z, location, scale.expand_as(location), log_w)
-    t, far = torch.empty_like(z), z.abs() > _FAR
+    t, far = torch.empty_like(z), z.abs() > rules.far
     for rows, way in ((far, _tail_by_logarithms), (~far, _tail)):
         if bool(rows.all()):
             return _solved(way, z, location, scales, log_w)
@@ -125,18 +146,20 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
     rate, shares = side[:, None] * scale, log_w if tail_of is _tail_by_logarithms else w
     left = torch.arange(len(z), device=z.device)
     going = torch.ones_like(left, dtype=torch.bool)
-    for _ in range(_MOST_STEPS):
+    for _ in range(rules.steps):
         at = t[left]
         log_tail, slope, curvature = tail_of(rate * (at[:, None] - location), rate, shares)
         gap = log_tail - goal[left]
         too_low = gap * side[left] < 0
         low[left], high[left] = torch.where(too_low, at, low[left]), torch.where(too_low, high[left], at)
-        bend = (0.5 * gap * (curvature / slope - slope) / slope).clamp(-_MOST_BENT, _MOST_BENT)
+        bend = (0.5 * gap * (curvature / slope - slope) / slope).clamp(-rules.most_bent, rules.most_bent)
         ahead = at - side[left] * gap / slope / (1 - bend)
         inside = (ahead >= low[left]) & (ahead <= high[left])
         found = torch.where(inside, ahead, 0.5 * (low[left] + high[left]))
         t[left] = torch.where(going, found, at)
-        going &= ~(inside & (gap.abs() < _LAST_GAP)) & ((found - at).abs() > _SETTLED * (1 + at.abs()))
+        going &= ~(inside & (gap.abs() < rules.last_gap)) & (
+            (found - at).abs() > rules.settled * (1 + at.abs())
+        )
         n_going = int(going.sum())
         if not n_going:
             break
@@ -149,7 +172,7 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
 def _tail(v: Tensor, rate: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """L = log sum_k w_k Phi(v_k), |dL/dt| and the second derivative of the sum over the sum, `(n,)` each."""
     probability = 0.5 * (v * -math.sqrt(0.5)).erfc_().mul_(w).sum(dim=1)
-    density = (-0.5 * v.square() - LOG_ROOT_TWO_PI).exp_().mul_(w).mul_(rate)
+    density = (-0.5 * v.square() - log_root_two_pi).exp_().mul_(w).mul_(rate)
     curvature = -(v.mul_(rate).mul_(density)).sum(dim=1)
     return probability.log(), density.sum(dim=1).abs() / probability, curvature / probability
 
@@ -157,6 +180,6 @@ def _tail(v: Tensor, rate: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _tail_by_logarithms(v: Tensor, rate: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same where the probability is no number in float64."""
     log_probability = torch.logsumexp(log_w + torch.special.log_ndtr(v), dim=1)
-    shares = torch.exp(log_w - 0.5 * v.square() - LOG_ROOT_TWO_PI - log_probability[:, None])
+    shares = torch.exp(log_w - 0.5 * v.square() - log_root_two_pi - log_probability[:, None])
     density = rate * shares
     return log_probability, density.sum(dim=1).abs(), -(v * rate * density).sum(dim=1)

@@ -59,7 +59,7 @@ def _broken(name: str, error: Exception) -> Claim:
     """What could not be computed is undecided, with the reason."""
     return undecided(
         f"{name} could be computed",
-        "rule 9 of the architecture",
+        "jkoflow: what cannot be computed is undecided",
         "plug-in",
         why=f"{type(error).__name__}: {error}",
         remedy="look at the rows for values far outside the table",

@@ -51,7 +51,7 @@ class Claim:
         interval: Where it lies at `level`; None where it is exact or not known.
         level: Confidence of the interval, between 0 and 1.
         bound: What `measured` is held against; None for a number that is only told.
-        unit: Of measured and bound.
+        unit: Unit of `measured` and `bound`.
         space: `"data"`, `"standardised"` or `"latent"`.
         assumption: What the claim rests on beyond the samples; "" for nothing.
         rows: How many rows were looked at.
@@ -80,9 +80,11 @@ class KLBracket:
     """KL(p_0‖q_0) in nats, between two ends.
 
     Arguments:
-        lower: Below which it lies, at `level`; 0 where nothing could be proved, None where nothing was tried.
+        lower: The KL is at least this, at `level`; 0 where nothing could be proved, None where nothing was
+            tried.
         estimate: A plug-in estimate.
-        upper: Above which it does not lie, under `assumption`; infinite or None where there is none.
+        upper: The KL is at most this, at `level`, under `assumption`; infinite or None where there is no such
+            bound.
         level: Confidence of each end.
         assumption: What the upper end rests on.
     """
@@ -100,7 +102,7 @@ class Certificates:
 
     Arguments:
         kl: The bracket.
-        claims: In the order of the report.
+        claims: The claims, in the order of the report.
         notes: What a reader should know about the rows that it was made from, one line each.
     """
 

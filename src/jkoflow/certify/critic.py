@@ -20,19 +20,45 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
-from jkoflow.descent import DescentSettings, descend
+from jkoflow.recipe import DescentSettings
+from jkoflow.steps.descent import descend
 
 __all__ = ["Critic", "NetworkCritic", "fit_network", "fit_trees"]
 
 Critic = Callable[[Tensor], Tensor]
 """h: columns `(n, k)` to numbers `(n,)`, nats; it has seen none of the rows that it is evaluated on."""
 
-_WIDTH, _FREQUENCIES = 128, 48
+_WIDTH = 128
+"""The network has two hidden layers of so many units."""
+
+_FREQUENCIES = 48
+"""The network's Fourier features are the sines and cosines of so many random phases."""
+
 _FARTHEST = 20.0
+"""A column is cut so many standard deviations from its mean before the network sees it."""
+
 _DESCENT = DescentSettings(updates=1000, batch=512, learning_rate=3e-3, checkpoints=20, patience=5)
+"""The network is trained by Adam for at most 1,000 updates on 512 rows of each law; it is checked 20 times
+on rows that it does not descend on, and stopped after 5 checks without a gain."""
+
 _FIT_SHARE = 0.8
-_TREES, _LEAVES, _RATE, _LEAST_ROWS_OF_A_LEAF = 300, 31, 0.06, 20
+"""So large a share of the rows is descended on; the rest tells when to stop."""
+
+_TREES = 300
+"""At most so many trees are boosted; they stop earlier where held-out rows gain nothing."""
+
+_LEAVES = 31
+"""A tree has at most so many leaves."""
+
+_RATE = 0.06
+"""Each tree's values are multiplied by this before they are added (the learning rate of boosting)."""
+
+_LEAST_ROWS_OF_A_LEAF = 20
+"""A leaf has at least so many rows, so that one row cannot make a large value."""
+
 _COLUMNS_AT_A_SPLIT = 64
+"""A split of a tree looks at no more columns than this, drawn at random, so that cost does not grow with
+d²."""
 
 
 class NetworkCritic(nn.Module):
@@ -40,7 +66,7 @@ class NetworkCritic(nn.Module):
 
     Arguments:
         location: Subtracted from the columns first, shape `(k,)`.
-        spread: By which they are then divided, shape `(k,)`.
+        spread: What they are then divided by, shape `(k,)`.
         waves: Columns that get Fourier features: the first `waves`.
         scale: Standard deviation of the features' phase; 0 for none.
         generator: Source of frequencies and weights.
@@ -85,7 +111,7 @@ def fit_network(p: Tensor, q: Tensor, *, waves: int, scale: float, generator: to
 
     Arguments:
         p: Columns of rows of the one law, shape `(n, k)`.
-        q: Of the other, shape `(m, k)`.
+        q: Columns of rows of the other law, shape `(m, k)`.
         waves: See `NetworkCritic`.
         scale: See `NetworkCritic`.
         generator: Source of weights, splits and batches.
@@ -127,8 +153,8 @@ def fit_trees(p: Tensor, q: Tensor, *, seed: int) -> Critic:
 
     Arguments:
         p: Columns of rows of the one law, shape `(n, k)`.
-        q: Of the other, shape `(m, k)`.
-        seed: Of the fifth of the rows that stops them, and of the columns that a split looks at.
+        q: Columns of rows of the other law, shape `(m, k)`.
+        seed: Seed that draws the fifth of the rows that stops them, and the columns that a split looks at.
     """
     columns = torch.cat([p, q]).double().cpu().numpy()
     label = torch.cat([torch.ones(len(p)), torch.zeros(len(q))]).numpy()

@@ -24,13 +24,27 @@ from torch import Tensor
 
 from jkoflow.certify.claim import Claim, Kind, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
-from jkoflow.first_order import LEAST_ROWS, SCALES, Norm, StepPairs, variational_norm
+from jkoflow.first_order import FieldSearch, Norm, StepPairs, variational_norm
 from jkoflow.laws import StandardNormal
 
 __all__ = ["claims", "diffusion_times", "integrate_dissipation"]
 
-_START, _CUT, _NODES = 2e-3, 2.5, 8
-_ROWS, _WAVES_DIM = 4000, 128
+_START = 2e-3
+"""t_0, in units of diffusion time: below it I is taken to stay what it is there."""
+
+_CUT = 2.5
+"""tau, in units of diffusion time: beyond it the log-Sobolev inequality stands for the rest of the
+integral."""
+
+_NODES = 8
+"""I is read at so many times between t_0 and tau."""
+
+_ROWS = 4000
+"""At most so many held-out rows are pushed and diffused, drawn at random."""
+
+_WAVES_DIM = 128
+"""With more columns than this the vector fields are affine, since that alone has d (d + 1) coefficients."""
+
 _DISSIPATED = "KL(p_0‖q_0) by the dissipation identity is about this"
 _FISHER = "KL(p_0‖q_0) is at most half the Fisher information of the pushed rows"
 _SOURCE = "de Bruijn's identity, a-posteriori"
@@ -40,13 +54,17 @@ _RICH = "the vector fields are rich enough to see all of ∇V + ∇log rho"
 
 def claims(evidence: Evidence) -> list[Claim]:
     """The KL by the dissipation identity, and Fisher's bound on it; both are told beside the bracket."""
-    rows, base = evidence.held_out, evidence.flow.base
-    if rows is None or len(rows) < LEAST_ROWS:
+    rows, base = evidence.unweighted, evidence.flow.law
+    if rows is None or len(rows) < FieldSearch().least_rows:
         count = 0 if rows is None else len(rows)
-        return [_undecided(f"{count} held-out rows, of {LEAST_ROWS} that are needed", GIVE_ROWS, count)]
+        return [
+            _undecided(
+                f"{count} held-out rows, of {FieldSearch().least_rows} that are needed", GIVE_ROWS, count
+            )
+        ]
     if not isinstance(base, StandardNormal):
         why = f"the base law is {type(base).__name__}, whose diffusion has no closed form"
-        return [_undecided(why, "see the bracket", len(rows))]
+        return [_undecided(why, "see the bracket of the KL", len(rows))]
     order = torch.randperm(len(rows), generator=evidence.stream("dissipation rows"))[:_ROWS]
     chosen = rows.rows(order.to(rows.x.device))
     z = evidence.flow.push(chosen.x, chosen.context).double()
@@ -92,9 +110,9 @@ def _diffused(z: Tensor, noise: Tensor, time: float) -> Tensor:
 
 def _information(evidence: Evidence, x: Tensor, context: Tensor | None, number: int) -> Norm:
     """I of the law of x, shape `(n, d)`: the residual of a free step that ends there."""
-    pairs = StepPairs(x, x, math.inf, evidence.flow.base, context)
-    scales = SCALES if x.shape[1] <= _WAVES_DIM else ()
-    return variational_norm(pairs, generator=evidence.stream(f"dissipation {number}"), scales=scales)
+    pairs = StepPairs(x, x, math.inf, evidence.flow.law, context)
+    search = FieldSearch() if x.shape[1] <= _WAVES_DIM else FieldSearch(scales=())
+    return variational_norm(pairs, generator=evidence.stream(f"dissipation {number}"), search=search)
 
 
 def _dissipation_claim(information: Sequence[Norm], rows: int) -> Claim:
@@ -123,7 +141,7 @@ def _fisher_claim(information: Norm, rows: int) -> Claim:
         why = "the vector fields see nothing of ∇V + ∇log rho in these rows, which is no proof that it is 0"
         told = {"unit": "nats", "space": "latent", "rows": rows}
         kind: Kind = "upper-under-assumption"
-        return undecided(_FISHER, _FISHER_SOURCE, kind, why=why, remedy="see the bracket", **told)
+        return undecided(_FISHER, _FISHER_SOURCE, kind, why=why, remedy="see the bracket of the KL", **told)
     return Claim(
         _FISHER,
         _FISHER_SOURCE,

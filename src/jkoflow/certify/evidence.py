@@ -7,7 +7,8 @@ The law that the rows come from is never part of it. Source: rule 1 of the archi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from jkoflow.runtime import seed_stream
 __all__ = ["GIVE_ROWS", "LEVEL", "Evidence"]
 
 LEVEL = 0.95
-"""Confidence of every interval and one-sided bound."""
+"""Every interval and every one-sided bound has this confidence, unless the claim says another."""
 
 GIVE_ROWS = "give rows that no part of the fit used, or fit with holdout_fraction"
 """The remedy where there are no held-out rows, or too few."""
@@ -33,9 +34,9 @@ class Evidence:
 
     Arguments:
         flow: T_N o ... o T_1, its base law at the end.
-        held_out: Samples of p_0 in standardised units, dequantised and smoothed as those of the fit were; in
-            the model's dtype. None where there are none.
-        seed: Of everything that is drawn here.
+        held_out: Samples of p_0 in standardised units, dequantised and smoothed as those of the fit were, by
+            their weights; in the model's dtype. None where there are none.
+        seed: Seed of everything that is drawn here.
         unsmoothed: The same rows before they were smoothed; None where nothing was smoothed.
         smoothing: How they were, its time resolved; None where nothing was smoothed.
         dequantised: Columns to which uniform noise of the measuring step was added, by name.
@@ -60,6 +61,20 @@ class Evidence:
             return self.held_out.x[:0]
         return tensors[0].flatten()[:0] if tensors else torch.empty(0)
 
+    @cached_property
+    def unweighted(self) -> Particles | None:
+        """Held-out rows that all count the same: each weighted one stays with a probability of w / max w.
+
+        What stays is a sample of the law that the weights describe, of independent rows, so that every test
+        and interval for such samples holds for it.
+        """
+        rows = self.held_out
+        if rows is None or rows.weight is None:
+            return rows
+        chance = torch.rand(len(rows), generator=self.stream("weights"), dtype=torch.float64)
+        stays = chance * rows.weight.max().cpu() < rows.weight.cpu()
+        return replace(rows.rows(stays.nonzero()[:, 0].to(rows.x.device)), weight=None)
+
     @property
     def takes_context(self) -> bool:
         """Whether a block of the flow needs context rows."""
@@ -67,9 +82,9 @@ class Evidence:
 
     def contexts(self, n_rows: int, name: str) -> Tensor | None:
         """Contexts of held-out rows drawn with replacement, shape `(n_rows, c)`; None without context."""
-        if not self.held_out or self.held_out.context is None:
+        if not self.unweighted or self.unweighted.context is None:
             return None
-        return self.held_out.draw(n_rows, self.stream(f"{name} context")).context
+        return self.unweighted.draw(n_rows, self.stream(f"{name} context")).context
 
     def stream(self, name: str) -> torch.Generator:
         """The source of randomness of that name."""

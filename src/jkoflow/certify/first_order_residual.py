@@ -26,9 +26,8 @@ from jkoflow.blocks import Block
 from jkoflow.certify.claim import Claim, Interval, Verdict, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.first_order import (
-    LEAST_ROWS,
-    SCALES,
     Derivative,
+    FieldSearch,
     StepPairs,
     derivative_at,
     kernel_floor,
@@ -52,15 +51,38 @@ _KERNEL = "the first-order residual of a block, by the published kernel estimato
 _GAP = "the learned map of a block is the optimal one, seen from pairs (x, T(x)) and from its derivative"
 _MODEL_IS_RIGHT = "the model is right: its q_n is p_n"
 
-_ROWS, _PAIRS = 4000, 2000
+_ROWS = 4000
+"""The residual from samples alone is made from at most so many held-out rows, drawn at random."""
+
+_PAIRS = 2000
+"""The distance to the optimal map is measured on at most so many pairs; the assignment costs their cube."""
+
 _OWN_ENTRIES, _OWN_ROWS = 2**14, 1024
+"""The model's own score is taken at so many rows that rows times columns is at most the first number, and
+at no more rows than the second, but at least at 16; each needs a backward pass through the flow."""
+
 _DERIVATIVE_ENTRIES, _DERIVATIVE_ROWS = 2**11, 64
-_KERNEL_DIM, _KERNEL_ROWS, _KERNEL_FEWEST, _KERNEL_HIGHEST_FLOOR = 2, 1000, 200, 1.0
-"""Its floor grows with d, and for small steps as 1/gamma; above 1 it is not worth telling."""
+"""∇T is looked at in so many rows that rows times columns is at most the first number, and in no more rows
+than the second, but at least in 16; it has d² entries in each."""
+
+_KERNEL_DIM = 2
+"""The published estimator is told of up to so many columns; its floor grows with d."""
+
+_KERNEL_ROWS = 1000
+"""Each of its two clouds has at most so many rows, since its assignment costs their cube."""
+
+_KERNEL_FEWEST = 200
+"""With fewer rows in a cloud than this it is not told."""
+
+_KERNEL_HIGHEST_FLOOR = 1.0
+"""Where it reads more than this at a true minimiser, in units of eps, it is not told; for small steps its
+floor grows as 1/gamma."""
+
 _WAVES_DIM = 128
-"""Beyond it phi is affine: that alone has d (d + 1) coefficients."""
+"""With more columns than this phi is affine, since that alone has d (d + 1) coefficients."""
+
 _SMALL = 0.25
-"""Share of eps below which the distance to the optimal map counts as small."""
+"""The distance to the optimal map counts as small where it is at most this share of eps."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +95,11 @@ class BlockResidual:
         rows: Held-out rows that were pushed through it.
         variational: ‖xi'‖ from samples alone, from below in expectation of its square; a plug-in in any
             upper bound.
-        interval: Two-sided, at `LEVEL`.
-        lower: Below which ‖xi'‖ does not lie, one-sided at `LEVEL`.
+        interval: Two-sided interval of ‖xi'‖ at `LEVEL`.
+        lower: ‖xi'‖ is at least this, one-sided at `LEVEL`.
         own: ‖xi'‖ with the model's own score, which takes for granted that the model is right.
-        own_interval: Two-sided, at `LEVEL`.
-        own_rows: Rows of the last two.
+        own_interval: Two-sided interval of `own` at `LEVEL`.
+        own_rows: Rows that `own` was measured on.
         transport_gap: ‖T_n^{n-1} - T^{-1}‖/gamma on pairs of rows; 0 for a free step, NaN in a context, where
             pairs of different contexts cannot change partners.
         derivative: How symmetric and how positive ∇T is.
@@ -111,7 +133,7 @@ class BlockResidual:
 
 
 def residuals(evidence: Evidence) -> list[BlockResidual]:
-    """eps of every block of the flow, from held-out rows; none where there are fewer than `LEAST_ROWS`.
+    """eps of every block of the flow, from held-out rows; none where there are too few for `FieldSearch`.
 
     The same evidence gives the same numbers.
     """
@@ -132,10 +154,10 @@ def residuals(evidence: Evidence) -> list[BlockResidual]:
 def _residual(
     evidence: Evidence, number: int, block: Block, before: Particles, score: Tensor
 ) -> BlockResidual:
-    pairs = StepPairs.of(block, before, evidence.flow.base)
+    pairs = StepPairs.of(block, before, evidence.flow.law)
     source = evidence.stream(f"first-order residual {number}")
-    scales = SCALES if before.dim <= _WAVES_DIM else ()
-    from_below = variational_norm(pairs, generator=source, scales=scales)
+    search = FieldSearch() if before.dim <= _WAVES_DIM else FieldSearch(scales=())
+    from_below = variational_norm(pairs, generator=source, search=search)
     own = norm_of(own_residual(pairs.rows(slice(0, len(score))), score))
     looked_at = before.rows(slice(0, _count(before.dim, _DERIVATIVE_ENTRIES, _DERIVATIVE_ROWS)))
     return BlockResidual(
@@ -156,8 +178,8 @@ def _residual(
 
 def _rows(evidence: Evidence) -> Particles | None:
     """Held-out rows in random order, `_ROWS` at most."""
-    held_out = evidence.held_out
-    if held_out is None or len(held_out) < LEAST_ROWS:
+    held_out = evidence.unweighted
+    if held_out is None or len(held_out) < FieldSearch().least_rows:
         return None
     order = torch.randperm(len(held_out), generator=evidence.stream("first-order residual rows"))
     return held_out.rows(order[:_ROWS].to(held_out.x.device))
@@ -179,8 +201,8 @@ def claims(evidence: Evidence, measured: Sequence[BlockResidual]) -> list[Claim]
     """
     rows = _rows(evidence)
     if rows is None:
-        count = 0 if evidence.held_out is None else len(evidence.held_out)
-        why = f"{count} held-out rows, of {LEAST_ROWS} that are needed"
+        count = 0 if evidence.unweighted is None else len(evidence.unweighted)
+        why = f"{count} held-out rows, of {FieldSearch().least_rows} that are needed"
         return [undecided(_FROM_BELOW, _SOURCE, "lower", why=why, remedy=GIVE_ROWS, unit=_UNIT, rows=count)]
     found = [claim for block in measured for claim in _told(block, last=len(evidence.flow))]
     return [*found, *_by_kernel(evidence, rows)]
@@ -189,7 +211,11 @@ def claims(evidence: Evidence, measured: Sequence[BlockResidual]) -> list[Claim]
 def _told(block: BlockResidual, *, last: int) -> list[Claim]:
     """The claims on one block; by the model's own score not at the last, where it tells nothing."""
     verdict: Verdict = "holds" if block.optimal else "undecided"
-    remedy = "" if block.optimal else "fit the block longer; until T is optimal the number is of xi', not xi"
+    remedy = (
+        ""
+        if block.optimal
+        else "fit the block longer; as long as T is not optimal, the number is that of xi', not of xi"
+    )
     free = math.isinf(block.gamma)
     from_below = Claim(
         _FROM_BELOW,
@@ -250,7 +276,7 @@ def _gap_claim(block: BlockResidual) -> Claim:
 def _by_kernel(evidence: Evidence, rows: Particles) -> list[Claim]:
     """The published estimator at the blocks where its floor is low enough to be worth telling."""
     count = min(_KERNEL_ROWS, len(rows) // 2)
-    simple = rows.context is None and isinstance(evidence.flow.base, StandardNormal)
+    simple = rows.context is None and isinstance(evidence.flow.law, StandardNormal)
     if rows.dim > _KERNEL_DIM or count < _KERNEL_FEWEST or not simple:
         return []
     found, before = [], rows.rows(slice(0, 2 * count))
@@ -260,7 +286,7 @@ def _by_kernel(evidence: Evidence, rows: Particles) -> list[Claim]:
         floor = kernel_floor(before.x, gamma=block.gamma, rows=count, generator=source)
         if floor <= _KERNEL_HIGHEST_FLOOR:
             clouds = before.x[:count].double(), after.x[count:].double()
-            xi = kernel_residual(*clouds, gamma=block.gamma, base=evidence.flow.base)
+            xi = kernel_residual(*clouds, gamma=block.gamma, base=evidence.flow.law)
             found.append(_kernel_claim(number, norm_of(xi).value, floor, 2 * count))
         before = after
     return found
@@ -278,5 +304,5 @@ def _kernel_claim(number: int, measured: float, floor: float, rows: int) -> Clai
         assumption="p_n is smooth at the kernel's scale; the floor is of a Gaussian of p_{n-1}'s moments",
         rows=rows,
         block=number,
-        remedy="" if above else "what it reads may be its own floor: see the other estimators",
+        remedy="" if above else "this may be no more than the estimator's floor: see the other estimators",
     )

@@ -41,7 +41,7 @@ _SOURCES = {
     _SHARPER: "a-posteriori: the sharper Theorem 4.3 of docs/theory.md",
 }
 _DESCENT = "Cheng, Lu, Tan & Xie (2024), eq. (17) and (25): p_{n-1} competes in the step that makes p_n"
-_TOO_SMALL = "estimate eps_n with more rows; if it stays, fit the blocks up to this one longer"
+_TOO_SMALL = "give more held-out rows for eps_n; if it still fails, fit the blocks up to this one longer"
 _NARROWER = "give more held-out rows; in many dimensions W2 from samples is known only roughly"
 
 Steps = Sequence[StepError]
@@ -89,7 +89,7 @@ def _decrease(change: Tensor, number: int, level: float) -> Claim:
     verdict = verdict_below(interval, 0.0)
     remedy = {
         "holds": "",
-        "undecided": "give more held-out rows, where it matters: near q little is left to decrease",
+        "undecided": "give more held-out rows, if it matters: near q there is little left to decrease",
         "fails": "end the flow before this block, or fit it with a smaller step",
     }[verdict]
     return Claim(
@@ -156,7 +156,7 @@ def _w2_claims(
 
 
 def _kl_claims(path: Trajectory, steps: Steps, start: W2Bracket, lam: float, given: str) -> list[Claim]:
-    """Of every block but the last, whose KL is that of the model (Lemma 5.1) and has claims of its own."""
+    """The claims on every block but the last, whose KL is the model's (Lemma 5.1), with claims of its own."""
     found = []
     for n in range(1, len(steps)):
         mean, (low, high) = _mean(path.objective[n] - path.objective[-1], LEVEL)

@@ -46,7 +46,12 @@ _SOURCES = {
 }
 _UNSEEN = "eps_n of a block is not known"
 _EQUAL = 1e-9
+"""Step sizes count as equal, as Corollary 5.2 asks, where they differ by no more than this relative to
+themselves."""
+
 _LEAST_SPREAD = 1e-6
+"""So many mean variances are added to each variance of a fitted Gaussian, so that it has a density on any
+rows."""
 
 Steps = Sequence[StepError]
 
@@ -73,7 +78,7 @@ def claims(evidence: Evidence, steps: Sequence[StepError]) -> list[Claim]:
     if isinstance(lam, Missing):
         return [_undecided(lam)]
     ends = path.positions[[0, -1]]
-    start, held = brackets(evidence, ends)[0], _held(evidence.flow.base, ends[1])
+    start, held = brackets(evidence, ends)[0], _held(evidence.flow.law, ends[1])
     gammas, errors = [step.gamma for step in steps], [step.eps for step in steps]
     before = bounds.sharp_w2(start.upper, gammas[:-1], errors[:-1], lam) if len(steps) > 1 else start.upper
     if math.isnan(bounds.forward_kl(start.upper, gammas, errors, lam)):
@@ -144,7 +149,7 @@ def _pair(name: str, nats: float, held: _Held, given: str) -> list[Claim]:
     """The bound on the KL and, by Pinsker's inequality, on the total variation."""
     fails = held.lower > nats
     verdict: Verdict = "fails" if fails else "holds"
-    remedy = "estimate eps_n with more rows: it is larger than the plug-in says" if fails else ""
+    remedy = "give more held-out rows: the true eps_n is larger than its plug-in" if fails else ""
     by_kl = Claim(
         _KL.format(name),
         _SOURCES[name],
@@ -162,7 +167,10 @@ def _pair(name: str, nats: float, held: _Held, given: str) -> list[Claim]:
     )
     share = _tv(nats)
     if not fails and share >= 1:
-        verdict, remedy = "undecided", "fit the last blocks longer: above 2 nats nothing is said of the TV"
+        verdict, remedy = (
+            "undecided",
+            "fit the last blocks longer: from a KL of 2 nats on, nothing is said of the TV",
+        )
     by_tv = Claim(
         _TV.format(name),
         _SOURCES[name],

@@ -2,8 +2,9 @@ r"""The mean negative log-likelihood of rows that the fit never saw.
 
     NLL = -E_{p_0}[log q_0] = H(p_0) + KL(p_0 || q_0),    estimated by -mean_i log q_0(x_i)
 
-with Student's interval. The entropy H(p_0) is not known, so that no value is good or bad by itself; the
-difference of two models' is. Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, below eq. (38).
+with Student's interval, by the rows' weights and their effective number. The entropy H(p_0) is not known, so
+that no value is good or bad by itself; the difference of two models' is. Source: Cheng, Lu, Tan & Xie (2024),
+arXiv 2310.17582, below eq. (38).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from scipy.stats import t as student
 
 from jkoflow.certify.claim import Claim, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
-from jkoflow.flow.likelihood import log_prob, standard_error
+from jkoflow.flow.likelihood import log_prob
 
 __all__ = ["claims"]
 
@@ -41,9 +42,9 @@ def claims(evidence: Evidence) -> list[Claim]:
                 rows=len(nats),
             )
         ]
-    mean, spread = float(nats.mean()), math.nan
-    if len(nats) > 1:
-        spread = float(student.ppf((1 + LEVEL) / 2, len(nats) - 1)) * standard_error(nats)
+    mean, spread, count = rows.mean(nats), math.nan, rows.effective_rows
+    if count > 1:
+        spread = float(student.ppf((1 + LEVEL) / 2, count - 1)) * rows.standard_error(nats)
     interval = (mean - spread, mean + spread) if math.isfinite(spread) else None
     return [
         Claim(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +21,12 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import beta
-from sklearn.covariance import ledoit_wolf
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from jkoflow.blocks import DETERMINANT_DIM, Block
+from jkoflow.blocks import Block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.certify.reference import Reference
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob, standard_error
 from jkoflow.flow.sampling import round_trip_tolerance
@@ -62,10 +60,11 @@ _DENSITY_ROWS = 128
 _MISSED_SHARE, _ROUND_TRIP_ROWS, _ACCUSING_LEVEL = 0.005, 2048, 0.999
 """At the level of the other intervals one in forty flows whose share is just allowed would be accused."""
 _LAW_ROWS, _LAW_TANGENTS, _FITTED_ROWS = 4096, 2**17, 1024
+_DETERMINANT_DIM = 128
+"""Beyond so many columns the determinant of every row takes too long."""
 _OFFSET_NATS = 0.2
 _STANDARD_ERRORS, _UNSEEN_ROWS = 6.0, 20.0
 """Beyond both together samples and log_prob are not of one law: by chance in 1 of more than 10^6."""
-_COMPONENTS = 16
 _REST_ON_BOTH = "rest on the claims before it, which together say the same of an invertible map"
 _NO_CONTEXT = ("the model needs a context, and there are no rows to take it from", GIVE_ROWS)
 
@@ -123,12 +122,12 @@ def _against_autodiff(flow: Flow, rows: Particles, given: Tensor) -> Claim:
         log_det = log_det + torch.linalg.slogdet(jacobians(block, at, rows.context))[1]
         with torch.no_grad():
             at = block.push(at, rows.context)
-    expected = flow.base.log_prob(at) + log_det
+    expected = flow.law.log_prob(at) + log_det
     gap = _difference(given, expected)
     if not len(gap):
         return _undecided(_DENSITY, "no row has a finite log-density", "look for the block that diverged")
     rounding = 1e-12 * float(expected[expected.isfinite()].abs().max()) if expected.isfinite().any() else 0.0
-    by_trace = flow.dim > DETERMINANT_DIM
+    by_trace = any(block.is_scored_by_trace for block in flow)
     measured = float(gap.mean() if by_trace else gap.max())
     bound = (_TRACE_NATS if by_trace else _DETERMINANT_NATS) * max(1, len(flow)) + rounding
     spread = 2 * standard_error(gap) if by_trace else 0.0
@@ -197,7 +196,9 @@ def _round_trip(evidence: Evidence) -> Claim:
         level=LEVEL,
         bound=_MISSED_SHARE,
         unit=f"share of rows off by more than {tolerance:g}",
-        assumption="rows: base noise, and held-out rows pushed" if evidence.held_out else "rows: base noise",
+        assumption="rows: base noise, and held-out rows pushed"
+        if evidence.unweighted
+        else "rows: base noise",
         rows=len(ends),
         remedy="" if verdict == "holds" else "fit blocks with more solver steps, or more and smaller steps",
     )
@@ -224,13 +225,13 @@ def _near_inverse_image(flow: Flow, ends: Particles, x: Tensor, tolerance: float
 
 def _latent_rows(evidence: Evidence) -> Particles | None:
     """Base noise, and as many pushed held-out rows where there are any."""
-    n_rows = _ROUND_TRIP_ROWS if evidence.flow.dim <= DETERMINANT_DIM else _ROUND_TRIP_ROWS // 2
-    pushed = _some_rows(evidence, n_rows // 2) if evidence.held_out else None
+    n_rows = _ROUND_TRIP_ROWS if evidence.flow.dim <= _DETERMINANT_DIM else _ROUND_TRIP_ROWS // 2
+    pushed = _some_rows(evidence, n_rows // 2) if evidence.unweighted else None
     n_noise = n_rows - (0 if pushed is None else len(pushed))
     context = evidence.contexts(n_noise, "round trip")
     if context is None and evidence.takes_context:
         return None
-    noise = evidence.flow.base.sample(n_noise, evidence.stream("round trip")).to(evidence.like)
+    noise = evidence.flow.law.sample(n_noise, evidence.stream("round trip")).to(evidence.like)
     if pushed is None:
         return Particles(noise, context)
     image = evidence.flow.push(pushed.x, pushed.context)
@@ -248,49 +249,6 @@ def _share_interval(count: int, n: int) -> Interval:
 # ── samples have the density that log_prob says ──
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """r: a Gaussian mixture in whitened coordinates `w = (x - mean) root`.
-
-    Arguments:
-        mean: Shape `(d,)`.
-        root: Inverse root of the covariance, symmetric, shape `(d, d)`.
-        mixture: The law of w.
-    """
-
-    mean: Reals
-    root: Reals
-    mixture: GaussianMixture
-
-    @classmethod
-    def near(cls, x: Reals, *, seed: int) -> _Reference:
-        """Fitted to samples, so that the two laws overlap; any other r is as right, with a wider interval."""
-        n, dim = x.shape
-        values, vectors = np.linalg.eigh(ledoit_wolf(x)[0])
-        root = (vectors / np.sqrt(np.maximum(values, 1e-12 * values[-1]))) @ vectors.T
-        mean = x.mean(axis=0)
-        count = int(np.clip(n // (10 * (dim + 1)), 1, _COMPONENTS))
-        mixture = GaussianMixture(count, reg_covar=1e-3, max_iter=50, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a fit that has not converged is as good an r
-            mixture.fit((x - mean) @ root)
-        return cls(mean, root, mixture)
-
-    def whitened(self, x: Reals) -> Reals:
-        """w of each row, shape `(n, d)`."""
-        return np.asarray((x - self.mean) @ self.root)
-
-    def log_prob(self, x: Reals) -> Reals:
-        """log r of each row, shape `(n,)`, nats."""
-        return np.asarray(self.mixture.score_samples(self.whitened(x)) + np.linalg.slogdet(self.root)[1])
-
-    def sample(self, n_rows: int, *, seed: int) -> Reals:
-        """Independent draws in an order that tells nothing, shape `(n_rows, d)`."""
-        self.mixture.random_state = seed
-        w = self.mixture.sample(n_rows)[0][np.random.default_rng(seed).permutation(n_rows)]
-        return np.asarray(w @ np.linalg.inv(self.root) + self.mean)
-
-
 def _one_law(evidence: Evidence) -> Claim:
     dim = evidence.flow.dim
     n_rows = min(_LAW_ROWS, max(1024, _LAW_TANGENTS // dim))
@@ -298,14 +256,14 @@ def _one_law(evidence: Evidence) -> Claim:
     context = evidence.contexts(n_rows + n_fitted, "one law")
     if context is None and evidence.takes_context:
         return _undecided(_ONE_LAW, *_NO_CONTEXT)
-    if dim > DETERMINANT_DIM:
+    if dim > _DETERMINANT_DIM:
         return _undecided(_ONE_LAW, f"{n_rows} log-densities of {dim} columns take too long", _REST_ON_BOTH)
     rows = evidence.draw(n_rows + n_fitted, context=context, part=41)
     fitted, drawn, context = rows.x[n_rows:], rows.x[:n_rows], rows.rows(slice(n_rows)).context
     if not (fitted.isfinite().all() and drawn.isfinite().all()):
         return _undecided(_ONE_LAW, "a sample is not finite", "see the claim on the round trip")
     seed = int(torch.randint(2**31 - 1, (1,), generator=evidence.stream("one law")))
-    reference = _Reference.near(fitted.double().cpu().numpy(), seed=seed)
+    reference = Reference.near(fitted.double().cpu().numpy(), seed=seed)
     sides = [
         _side(evidence.flow, reference, x, context)
         for x in (drawn, torch.as_tensor(reference.sample(n_rows, seed=seed + 1)).to(drawn))
@@ -332,7 +290,7 @@ def _one_law(evidence: Evidence) -> Claim:
     )
 
 
-def _side(flow: Flow, reference: _Reference, x: Tensor, context: Tensor | None) -> tuple[Reals, Reals]:
+def _side(flow: Flow, reference: Reference, x: Tensor, context: Tensor | None) -> tuple[Reals, Reals]:
     """log r - log q_0 of each row, +inf where the model has no density, and every f, in [-1, 1].
 
     The f are 1, and for each whitened coordinate where it lies and how far out: shape `(n, 1 + 2d)`.
@@ -375,7 +333,7 @@ def _offset(drawn: Reals, other: Reals) -> tuple[float, Interval]:
 
 def _some_rows(evidence: Evidence, n_rows: int) -> Particles | None:
     """Different held-out rows at random, samples where there are none; None where a context is missing."""
-    held_out = evidence.held_out
+    held_out = evidence.unweighted
     if evidence.takes_context and not (held_out and held_out.context is not None):
         return None
     if not held_out:

@@ -3,14 +3,8 @@ r"""How far computed inverses are from true ones, and what that can do to the sa
     eps_inv,n = ‖T_n o S_n - id‖_{q~_n},      W2(q_0, q~_0) <= Σ_n L_1...L_n eps_inv,n,   L_n = Lip(T_n^{-1})
 
 with S_n the inverse as computed, T_n the map without rounding, and x ~ q~_n base noise pulled through
-S_N, ..., S_{n+1}. For a field that is K-Lipschitz in x, one Runge-Kutta step of length h is
-x + u(x) with Lip(u) <= P(hK), P(s) = s + s²/2 + s³/6 + s⁴/24, so that for P < 1 the *discrete* block has
-
-    L_n <= (1 - P(K/steps))^{-steps};      otherwise e^K (Lemma C.2) bounds the undiscretised inverse only.
-
-From below, L_n is at least 1/sigma_min(∇T_n) at any point. K comes from the weights: the chain of layers with
-SiLU split as z/2 + psi(z), Lip(psi) = 0.59984 (the loop transformation of Fazlyab et al. 2023, arXiv
-2310.00116), Fourier features and taper included.
+S_N, ..., S_{n+1}. From above, L_n is what the block says of itself, from its weights
+(`Block.inverse_lipschitz`); from below, it is at least 1/sigma_min(∇T_n) at any point.
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Assumptions 2 and 6, Proposition 5.4, eq. (41).
 """
@@ -21,13 +15,11 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from jkoflow.blocks import AffineBlock, Block, NeuralODEBlock
-from jkoflow.blocks.ode.velocity import MLPVelocity, VelocityField
+from jkoflow.blocks import Block, InverseLipschitz
 from jkoflow.bounds import inversion_w2_by_block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import LEVEL, Evidence
@@ -35,7 +27,7 @@ from jkoflow.certify.integrity import jacobians
 from jkoflow.flow import Flow
 from jkoflow.flow.sampling import round_trip_tolerance
 
-__all__ = ["InverseLipschitz", "claims", "inverse_lipschitz", "velocity_lipschitz"]
+__all__ = ["claims"]
 
 _ERROR = "the computed inverse of a block misses by no more than the bound, in root mean square"
 _TOTAL = "samples, pushed forward, miss their base noise by this, in root mean square"
@@ -46,24 +38,6 @@ _SOURCE = "Cheng, Lu, Tan & Xie (2024), Proposition 5.4, eq. (41), by blocks"
 
 _ROWS, _JACOBIAN_ENTRIES, _LARGEST_DIM = 1024, 8192, 1024
 _REFERENCE_TOLERANCE, _NEWTON_FROM, _NEWTON_STEPS = 1e-11, 1e-9, 3
-_SILU_SLOPE = 0.5998393194
-"""silu' lies in [-0.09984, 1.09984]: it differs from 1/2 by at most this."""
-_CELLS = 1000
-
-
-@dataclass(frozen=True)
-class InverseLipschitz:
-    """A Lipschitz constant of T^-1.
-
-    Arguments:
-        bound: Above it; infinite where nothing is known or the number is too large for a float.
-        proven: Whether it bounds the inverse of the discrete map itself.
-        assumption: What it rests on where it does not.
-    """
-
-    bound: float
-    proven: bool
-    assumption: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +70,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     if context is None and evidence.takes_context:
         why = "the model needs a context and there are no held-out rows to take it from"
         return [undecided(_W2, _SOURCE, "plug-in", why=why, remedy="give held-out rows")]
-    noise = flow.base.sample(rows, evidence.stream("inversion")).to(evidence.like)
+    noise = flow.law.sample(rows, evidence.stream("inversion")).to(evidence.like)
     exact = copy.deepcopy(flow).double()
     samples, pulled = _pull_back(flow, exact, noise, context)
     total = _exact_push(exact, samples, context) - noise.double()
@@ -120,7 +94,7 @@ def _pull_back(
         with torch.no_grad():
             error = (copied.push(x.double(), doubled) - at.double()).norm(dim=1).nan_to_num(nan=math.inf)
         stretch = _stretch(copied, x.double(), doubled)
-        pulled.append(_Pulled(error, *stretch, inverse_lipschitz(copied, context=doubled)))
+        pulled.append(_Pulled(error, *stretch, copied.inverse_lipschitz(doubled)))
         at = x
     return at, pulled[::-1]
 
@@ -286,107 +260,3 @@ def _root_mean_square(error: Tensor) -> tuple[float, Interval]:
     mean = float(square.mean())
     spread = 1.96 * float(square.std()) / math.sqrt(len(square)) if len(square) > 1 else math.inf
     return math.sqrt(mean), (math.sqrt(max(0.0, mean - spread)), math.sqrt(mean + spread))
-
-
-# ── Lipschitz constants from the weights ──
-
-
-def inverse_lipschitz(block: Block, *, context: Tensor | None = None) -> InverseLipschitz:
-    """A bound on Lip(T^-1) from the numbers of the block alone.
-
-    Arguments:
-        block: An affine block, exact, or a neural-ODE block; of any other nothing is known.
-        context: The contexts for which it should hold, shape `(m, c)`; those of the rows.
-    """
-    if isinstance(block, AffineBlock):
-        smallest = float(torch.linalg.svdvals(block.matrix.double())[-1])
-        return InverseLipschitz(1 / smallest if smallest > 0 else math.inf, proven=smallest > 0)
-    if not isinstance(block, NeuralODEBlock):
-        return InverseLipschitz(math.inf, proven=False, assumption=f"{type(block).__name__}: no bound known")
-    constant = velocity_lipschitz(block.velocity, steps=block.steps, context=context)
-    s = constant / block.steps
-    step = s + s**2 / 2 + s**3 / 6 + s**4 / 24
-    if step < 1:
-        return InverseLipschitz((1 - step) ** -block.steps, proven=True)
-    why = "solver steps so fine that e^K, of the undiscretised inverse, bounds that of the discrete block"
-    return InverseLipschitz(math.exp(constant) if constant < 709 else math.inf, proven=False, assumption=why)
-
-
-@torch.no_grad()
-def velocity_lipschitz(velocity: VelocityField, *, steps: int = 1, context: Tensor | None = None) -> float:
-    """K with |v(x, t) - v(y, t)| <= K |x - y| for all x, y and the stage times t; infinite if not known.
-
-    v = a w F: |∇v| <= a (w |∇F| + |∇w| |F|), and |F(x)| <= |F(0)| + Lip(F) |x| where |∇w| is not 0, in the
-    shell from the radius R to 2R, which is cut into cells.
-
-    Arguments:
-        velocity: The field.
-        steps: Runge-Kutta steps over [0, 1], for the times at which it is evaluated.
-        context: Contexts for which it should hold, shape `(m, c)`.
-    """
-    if not isinstance(velocity, MLPVelocity):
-        return math.inf
-    amplitude, radius = abs(float(velocity.amplitude)), float(velocity.radius)
-    network = _network_lipschitz(velocity)
-    if math.isinf(radius):
-        return amplitude * network
-    edges = torch.linspace(0, 1, _CELLS + 1, dtype=torch.float64)
-    left, right = edges[:-1], edges[1:]
-    # the largest value of each factor in the cell: the product of them is above the largest product
-    taper = 1 - left.pow(3) * (10 - 15 * left + 6 * left.square())
-    hump = torch.maximum(left * (1 - left), right * (1 - right))
-    hump[_CELLS // 2 - 1 : _CELLS // 2 + 1] = 0.25
-    distance = (1 + 3 * right).sqrt()
-    slope = 20 * hump.square() * distance / radius
-    size = _largest_at_origin(velocity, steps, context) + network * radius * distance
-    return amplitude * max(network, float((taper * network + slope * size).max()))
-
-
-def _largest_at_origin(velocity: MLPVelocity, steps: int, context: Tensor | None) -> float:
-    """The largest |F(0, t, c)| at the stage times."""
-    dtype = velocity.radius.dtype
-    given = None if context is None else context.to(dtype)
-    if given is None and velocity.context_dim:
-        return math.inf
-    origin = torch.zeros(1 if given is None else len(given), velocity.dim, dtype=dtype).to(velocity.radius)
-    norms = [
-        velocity.raw(origin, stage / (2 * steps), given).norm(dim=1).max() for stage in range(2 * steps + 1)
-    ]
-    return float(torch.stack(norms).max())
-
-
-def _network_lipschitz(velocity: MLPVelocity) -> float:
-    """Lip(F) in x: G(k) bounds the derivative of the k-th layer before its activation.
-
-    G(k) = 2^{1-k} ‖A_k...A_1 ∇phi‖ + Σ_{j<k} 2^{1+j-k} c ‖A_k...A_{j+1}‖ G(j),   c = 0.59984
-    """
-    layers = cast("list[nn.Linear]", [*velocity.hidden, velocity.out])
-    weights = [layer.weight.double() for layer in layers]
-    features = velocity.dim + 2 * velocity.n_frequencies
-    weights[0] = weights[0][:, :features]
-    bounds: list[float] = []
-    for k in range(1, len(weights) + 1):
-        product = weights[k - 1]
-        total = 0.0
-        for j in range(k - 1, 0, -1):
-            norm = float(torch.linalg.matrix_norm(product, ord=2))
-            total += 2.0 ** (1 + j - k) * _SILU_SLOPE * norm * bounds[j - 1]
-            product = product @ weights[j - 1]
-        total += 2.0 ** (1 - k) * _features_norm(product, velocity)
-        bounds.append(total)
-    return bounds[-1]
-
-
-def _features_norm(product: Tensor, velocity: MLPVelocity) -> float:
-    """A bound on ‖P ∇phi(x)‖, phi = [x, sin Wx, cos Wx], for all x.
-
-    The derivative of sin and cos is W, turned: with D the lengths of W's rows, ‖P D‖ ‖D^{-1} W‖.
-    """
-    direct = float(torch.linalg.matrix_norm(product[:, : velocity.dim], ord=2))
-    if not velocity.n_frequencies:
-        return direct
-    frequencies = velocity.frequencies.double()
-    lengths = frequencies.norm(dim=1)
-    turned = frequencies / torch.where(lengths > 0, lengths, 1.0)[:, None]
-    weighted = product[:, velocity.dim :] * lengths.repeat(2)
-    return direct + float(torch.linalg.matrix_norm(weighted, ord=2) * torch.linalg.matrix_norm(turned, ord=2))

@@ -40,16 +40,48 @@ from jkoflow.particles import Particles
 
 __all__ = ["bracket"]
 
-_LEAST_ROWS, _MOST_ROWS = 100, 10_000
-_LEAST_DRAWS, _MOST_DRAWS = 4096, 10_000
+_LEAST_ROWS = 100
+"""The bracket needs at least so many held-out rows."""
+
+_MOST_ROWS = 10_000
+"""The bracket is made from at most so many held-out rows, drawn at random, which bounds its cost."""
+
+_LEAST_DRAWS = 4096
+"""The folds together have at least so many fresh samples of q_0, however few the rows are."""
+
+_MOST_DRAWS = 10_000
+"""The folds together have at most so many fresh samples of q_0."""
+
 _FOLDS = 3
-_FLOOR_NATS, _CEILINGS_NATS = -10.0, (4.0, 7.0)
-"""h - c is cut there, so that no row decides the averages; the bound holds for the cut h as for any."""
+"""The rows are cut in so many parts: critics are fitted on all but one and evaluated on that one."""
+
+_FLOOR_NATS = -10.0
+"""h - c is cut from below there, so that no single row decides an average; the bound holds for any h, cut
+too."""
+
+_CEILINGS_NATS = (4.0, 7.0)
+"""h - c is cut from above at one of these, whichever promises the larger bound on rows kept for the
+choice."""
+
 _MOST_CAPPED = 0.05
-"""With a larger share of rows at the highest ceiling there is no saying how far above it they are."""
+"""There is no upper end where a larger share of the rows than this is at the highest ceiling: nobody can
+say how far above it they are."""
+
 _WITNESS_CEILING_NATS = 80.0
+"""log r - log q_0 of a mixture r as a witness is cut from above there, which only lowers the bound."""
+
 _STACKING_SHARE = 0.25
-_WAVES_DIM, _WAVES_SCALE = 3, 3.0
+"""So large a share of the fitted rows is kept for putting the critics together and choosing among the
+bounds."""
+
+_WAVES_DIM = 3
+"""Up to so many columns there is a network with random Fourier features too (docs/performance.md,
+"Critics")."""
+
+_WAVES_SCALE = 3.0
+"""Standard deviation of the phase of these features over the standardised columns (docs/performance.md,
+"Critics")."""
+
 _ENOUGH = "the critics miss no more of log p_0/q_0 than twice what they gain on the rows they were fitted on"
 _SOURCE = "Donsker & Varadhan; Nguyen, Wainwright & Jordan (2010); witness bound"
 
@@ -85,7 +117,7 @@ class _Fold:
 
 def bracket(evidence: Evidence) -> tuple[KLBracket, list[Claim]]:
     """The ends and the estimate of KL(p_0‖q_0) in nats, and a claim for each."""
-    rows = evidence.held_out
+    rows = evidence.unweighted
     if rows is None or len(rows) < _LEAST_ROWS:
         count = 0 if rows is None else len(rows)
         why = f"{count} held-out rows, of {_LEAST_ROWS} that are needed"
@@ -128,8 +160,8 @@ def _bracket(folds: Sequence[_Fold], n_rows: int) -> tuple[KLBracket, list[Claim
 def _upper_claim(measured: float, upper: float, told: dict[str, Any]) -> Claim:
     source = "theory, 'Beyond the paper': an upper end rests on an assumption"
     if math.isinf(upper):
-        why = f"more than {_MOST_CAPPED:.0%} of the rows are further than the critics can tell"
-        remedy = "the lower end tells enough: fit again"
+        why = f"more than {_MOST_CAPPED:.0%} of the rows have a log p_0/q_0 above what critics can tell"
+        remedy = "the lower end alone shows that the model is poor: fit it again"
         return undecided(_UPPER, source, "upper-under-assumption", why=why, remedy=remedy, **told)
     return Claim(
         _UPPER,

@@ -28,9 +28,31 @@ __all__ = ["claims", "distance_to_normal"]
 
 _CLAIM = "pushed held-out rows cannot be told from N(0, I) by their energy distance"
 _SOURCE = "Székely & Rizzo (2005); KL(p_0|q_0) = KL(p_N|q), Lemma 5.1"
-_ROWS, _FEWEST_ROWS, _DRAWS = 1000, 50, 199
-_FAILS_BELOW, _HOLDS_FROM = 0.01, 0.05
-_MANY_COLUMNS, _NODES, _ENTRIES = 128, 128, 2**20
+_ROWS = 1000
+"""The energy distance is of at most so many pushed rows, drawn at random; its cost grows with their
+square."""
+
+_FEWEST_ROWS = 50
+"""With fewer rows than this the claim never holds, since next to nothing would be seen."""
+
+_DRAWS = 199
+"""B, how many samples of normal rows the distance is compared with; the smallest p-value is 1/(1 + B) =
+0.005."""
+
+_FAILS_BELOW = 0.01
+"""The claim fails where the p-value is below this."""
+
+_HOLDS_FROM = 0.05
+"""The claim holds where the p-value is at least this; between the two it is undecided."""
+
+_MANY_COLUMNS = 128
+"""With more columns than this half as many rows are taken."""
+
+_NODES = 128
+"""The integral over the Laplace transform is taken by a Gauss-Legendre rule of so many nodes."""
+
+_ENTRIES = 2**20
+"""As many samples of normal rows are taken at once as keep every array below so many numbers (8 MB)."""
 
 
 def claims(evidence: Evidence) -> list[Claim]:
@@ -39,7 +61,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     It fails at p < 0.01, holds at p >= 0.05. That it holds is no proof of normality: the more rows, the finer
     what is seen.
     """
-    held_out, base = evidence.held_out, evidence.flow.base
+    held_out, base = evidence.unweighted, evidence.flow.law
     if not isinstance(base, StandardNormal):
         return [_undecided(f"the base law is {type(base).__name__}, not N(0, I)", "see the other claims", 0)]
     if held_out is None or not len(held_out):
@@ -79,7 +101,13 @@ def _claim(z: Tensor, chance: Tensor) -> Claim:
 def _remedy(verdict: Verdict, *, enough: bool) -> str:
     if verdict == "fails":
         return "fit longer, or with more rows; the bracket of the KL tells how much it matters"
-    return "" if verdict == "holds" else "give more held-out rows" if not enough else "look at other rows"
+    return (
+        ""
+        if verdict == "holds"
+        else "give more held-out rows"
+        if not enough
+        else "certify with other held-out rows: a p-value between 0.01 and 0.05 decides nothing"
+    )
 
 
 def _undecided(why: str, remedy: str, rows: int) -> Claim:

@@ -14,8 +14,8 @@ __all__ = ["notes_on"]
 
 
 def notes_on(evidence: Evidence) -> tuple[str, ...]:
-    """The notes of a certificate: rows seen by the fit, dequantised and smoothed rows, then the remarks."""
-    own = (_repeats(evidence), _dequantised(evidence), _smoothed(evidence))
+    """The notes of a certificate: rows that were seen, weighted, dequantised or smoothed; then remarks."""
+    own = (_repeats(evidence), _weighted(evidence), _dequantised(evidence), _smoothed(evidence))
     return (*(note for note in own if note), *evidence.remarks)
 
 
@@ -26,7 +26,17 @@ def _repeats(evidence: Evidence) -> str:
     if count is None:
         return f"whether some of the {rows:,} held-out rows were among the rows of the fit is not known here"
     told = f"{count:,} of {rows:,} held-out rows occur exactly among the rows of the fit"
-    return f"{told}; as far as not by chance, the claims on the KL flatter the model" if count else told
+    return f"{told}; unless that is chance, the claims on the KL flatter the model" if count else told
+
+
+def _weighted(evidence: Evidence) -> str:
+    if evidence.held_out is None or evidence.held_out.weight is None or evidence.unweighted is None:
+        return ""
+    stay, rows = len(evidence.unweighted), len(evidence.held_out)
+    return (
+        f"rows are weighted: the held-out NLL is the weighted mean of {rows:,}; the other claims are on "
+        f"{stay:,} of them, each of which stayed with a probability in proportion to its weight"
+    )
 
 
 def _dequantised(evidence: Evidence) -> str:

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from jkoflow.certify.evidence import Evidence
-from jkoflow.data import Table
+from jkoflow.data import Table, Weights
+from jkoflow.fitting import Split, encode_rows, split_rows
 from jkoflow.model import Model
 from jkoflow.particles import Particles
 from jkoflow.particles.smoothing import resolve_smoothing
-from jkoflow.pipeline import Split, encode_rows, split_rows
 from jkoflow.runs import RunFolder
 from jkoflow.runs.table import find_table
 from jkoflow.storage import read_json
@@ -40,7 +41,13 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def evidence_from(
-    model: Model, table: Table, context: Table | None = None, *, stream: str, seen: Hashes | None = None
+    model: Model,
+    table: Table,
+    context: Table | None = None,
+    weight: Weights | None = None,
+    *,
+    stream: str,
+    seen: Hashes | None = None,
 ) -> Evidence:
     """Evidence from rows of a table.
 
@@ -48,6 +55,7 @@ def evidence_from(
         model: The model.
         table: Its columns in the order of the fit (`Schema.check`).
         context: What each row is conditioned on, one row for all or one each.
+        weight: How much each row counts, shape `(n,)`; None where all count the same.
         stream: Name of the noise: `"holdout"` for the rows that the fit set aside, which gives the numbers
             that the fit was judged on; another name for others.
         seen: What `seen_hashes` gave for the rows of the fit; None where they are not known.
@@ -56,13 +64,14 @@ def evidence_from(
         InputError: A context that does not fit.
     """
     rows = encode_rows(model, table, context, stream=stream, seed=model.settings.seed)
-    given = None
+    counts = None if weight is None else torch.as_tensor(weight).to(rows.x.device)
+    held_out, given = Particles(rows.x, rows.context, counts), None
     if context is not None and model.context_schema is not None:
         given = model.context_schema.check(context)
     return replace(
         _bare(model),
-        held_out=Particles(rows.x, rows.context),
-        unsmoothed=None if rows.unsmoothed is None else Particles(rows.unsmoothed, rows.context),
+        held_out=held_out,
+        unsmoothed=None if rows.unsmoothed is None else held_out.at(rows.unsmoothed),
         repeated_rows=None if seen is None else int(np.isin(_hashes(table, given), seen).sum()),
     )
 
@@ -78,32 +87,30 @@ def evidence_of_run(run: RunFolder, model: Model) -> Evidence:
     The table is split anew by the seed, and the rows get the noise of the fit, so that these are the very
     numbers of the run's held-out NLL.
     """
-    table, context, why = find_table(run)
-    if table is None:
+    found, why = find_table(run)
+    if found is None:
         return evidence_without(model, why)
-    split = split_rows(table, model.settings)
-    if not len(split.holdout):
+    split = split_rows(found.table, model.settings)
+    rows = split.holdout
+    if not len(rows):
         return evidence_without(model, "the run set none aside (holdout_fraction)")
     return evidence_from(
         model,
-        table.take(split.holdout),
-        None if context is None else context.take(split.holdout),
+        found.table.take(rows),
+        None if found.context is None else found.context.take(rows),
+        None if found.weight is None else found.weight[rows],
         stream="holdout",
-        seen=seen_hashes(table, context, split),
+        seen=seen_hashes(found.table, found.context, split),
     )
 
 
 def seen_in_run(run: RunFolder, model: Model) -> tuple[Hashes | None, str]:
     """`seen_hashes` of the run's table, or None and one line that says why they cannot be had."""
-    table, context, why = find_table(run)
-    return (
-        (None, why)
-        if table is None
-        else (
-            seen_hashes(table, context, split_rows(table, model.settings)),
-            "",
-        )
-    )
+    found, why = find_table(run)
+    if found is None:
+        return None, why
+    split = split_rows(found.table, model.settings)
+    return seen_hashes(found.table, found.context, split), ""
 
 
 def seen_hashes(table: Table, context: Table | None, split: Split) -> Hashes:

@@ -20,6 +20,7 @@ from jkoflow.particles import Particles
 __all__ = ["Seen"]
 
 _FARTHEST_NATS = 1e4
+"""log q_0 is cut at plus and minus so many nats before critics see it; it is infinite for some far rows."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Seen:
         """What the model of the evidence makes of `rows`."""
         flow = evidence.flow
         z, log_det = flow.push_with_log_det(rows.x, rows.context)
-        return cls(rows.x, z, flow.base.log_prob(z.double()) + log_det, rows.context)
+        return cls(rows.x, z, flow.law.log_prob(z.double()) + log_det, rows.context)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -31,9 +31,14 @@ _W2 = "W2 between the data and what the flow was fitted to is at most the bound"
 _MOVED = "smoothing moved the rows as far as its time says, in root mean square"
 _SOURCE = "Cheng, Lu, Tan & Xie (2024), Lemma C.1 and Corollary 5.3"
 _UNIT = "standardised units"
-_ROWS, _FEWEST_ROWS = 2000, 50
+_ROWS = 2000
+"""W2 is measured between at most so many rows before and after; the assignment costs their cube."""
+
+_FEWEST_ROWS = 50
+"""With fewer rows than this nothing is measured."""
+
 _MOVED_LEVEL = 0.999
-"""A claim that fails by chance must be rare."""
+"""The coupling is held against its expectation at this level, so that one fit in 1,000 fails by chance."""
 
 
 def claims(evidence: Evidence) -> list[Claim]:
@@ -44,7 +49,15 @@ def claims(evidence: Evidence) -> list[Claim]:
     before, after = evidence.unsmoothed, evidence.held_out
     if before is None or after is None or before.x.shape != after.x.shape or len(after) < _FEWEST_ROWS:
         why = f"fewer than {_FEWEST_ROWS} rows that are there both before and after smoothing"
-        return [undecided(_W2, _SOURCE, "theorem", why=why, remedy="certify the table itself, as it is read")]
+        return [
+            undecided(
+                _W2,
+                _SOURCE,
+                "theorem",
+                why=why,
+                remedy="give more held-out rows, as a table; certify smooths them itself",
+            )
+        ]
     x, y = before.x.double().cpu(), after.x.double().cpu()
     if not (x.isfinite().all() and y.isfinite().all()):
         return [undecided(_W2, _SOURCE, "theorem", why="a row is not finite", remedy="look at the rows")]

@@ -18,6 +18,7 @@ from torch import Tensor
 __all__ = ["stack"]
 
 _RIDGE = 1e-3
+"""r, per nat squared: it keeps the weights finite where critics agree or separate the laws completely."""
 
 
 def stack(of_p: Tensor, of_q: Tensor) -> tuple[Tensor, float]:
@@ -25,7 +26,7 @@ def stack(of_p: Tensor, of_q: Tensor) -> tuple[Tensor, float]:
 
     Arguments:
         of_p: h_1, ..., h_k at rows of p, shape `(n, k)`.
-        of_q: At rows of q, shape `(m, k)`.
+        of_q: The same at rows of q, shape `(m, k)`.
     """
     p, q = (np.asarray(values.double().cpu().numpy()) for values in (of_p, of_q))
     count = p.shape[1]

@@ -27,7 +27,9 @@ PLUG_IN = "eps_n by a plug-in: the larger of two estimates, and the distance of 
 _FROM_BELOW = "it may be below the true eps_n, and the bound too small"
 """Why a number above a bound with `plug_in_errors` refutes nothing but the plug-in."""
 
-UNKNOWN = "eps_n needs more held-out rows, and none of a context; the bracket of the KL needs no eps_n"
+UNKNOWN = (
+    "give more held-out rows; in a context eps_n cannot be estimated, and the bracket of the KL needs none"
+)
 """The remedy where an eps_n is not a number."""
 
 

@@ -15,13 +15,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jkoflow.blocks.log_det import push_block_with_log_det
 from jkoflow.certify.evidence import GIVE_ROWS, Evidence
-from jkoflow.flow import push_block_with_log_det
 from jkoflow.particles import Particles
 
 __all__ = ["Missing", "Trajectory", "convexity", "follow"]
 
-_ROWS, _FEWEST_ROWS, _ENTRIES = 4000, 100, 2**19
+_ROWS = 4000
+"""At most so many held-out rows are followed through the blocks, drawn at random."""
+
+_FEWEST_ROWS = 100
+"""With fewer held-out rows than this no law p_n is looked at."""
+
+_ENTRIES = 2**19
+"""So few rows are followed that rows times columns is at most this, but never fewer than `_FEWEST_ROWS`;
+they are kept at every block."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,8 @@ class Trajectory:
 
 
 def follow(evidence: Evidence) -> Trajectory | Missing:
-    """Up to 4,000 held-out rows (fewer beyond 131 columns) through all blocks."""
-    rows = evidence.held_out
+    """Push up to 4,000 held-out rows, fewer beyond 131 columns, through all blocks, and keep them at each."""
+    rows = evidence.unweighted
     if rows is None or len(rows) < _FEWEST_ROWS:
         have = 0 if rows is None else len(rows)
         return Missing(f"{have} held-out rows, of {_FEWEST_ROWS} that are needed", GIVE_ROWS)
@@ -55,7 +63,7 @@ def follow(evidence: Evidence) -> Trajectory | Missing:
         return Missing("the flow has no blocks", "fit at least one block")
     count = max(_FEWEST_ROWS, min(_ROWS, _ENTRIES // rows.dim))
     order = torch.randperm(len(rows), generator=evidence.stream("trajectory"))[:count]
-    particles, base = rows.rows(order.to(rows.x.device)), evidence.flow.base
+    particles, base = rows.rows(order.to(rows.x.device)), evidence.flow.law
     total = torch.zeros(len(particles), dtype=torch.float64)
     positions = [particles.x.double().cpu()]
     objective = [-base.log_prob(positions[0])]
@@ -72,7 +80,7 @@ def follow(evidence: Evidence) -> Trajectory | Missing:
 
 def convexity(evidence: Evidence) -> float | Missing:
     """lambda of V, or why Theorem 4.3 does not speak of this model."""
-    base = evidence.flow.base
+    base = evidence.flow.law
     if evidence.takes_context:
         why = "each context has a law p_0 of its own, of which the rows hold one draw"
         return Missing(why, "see the bracket of the KL")

@@ -38,8 +38,16 @@ __all__ = ["W2Bracket", "assignment_w2_squared", "brackets"]
 Array = NDArray[np.float64]
 
 _DRAWS = 20_000
-_ASSIGNED, _ASSIGNED_OF_MANY, _MANY = 1000, 600, 6
+"""The dual bound takes its expectation under q over so many draws."""
+
+_ASSIGNED = 1000
+"""Samples are assigned to each other by at most so many rows; an assignment costs their cube."""
+
+_ASSIGNED_OF_MANY, _MANY = 600, 6
+"""It is at most the first number of rows where there are more laws along the flow than the second."""
+
 _Z = float(norm.ppf((1 + LEVEL) / 2))
+"""A two-sided interval at `LEVEL` reaches so many standard errors to either side."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class W2Bracket:
 
     Arguments:
         lower: Lower end at `LEVEL`, from quadratic potentials.
-        estimate: From the assignment, less what two samples of q are apart; between the ends.
+        estimate: W2 of the assignment, less what two samples of q are apart, moved between the ends.
         upper: Upper end at `LEVEL`.
         chance: What two samples of q are apart at this number of rows; 0 in one dimension.
     """
@@ -75,7 +83,7 @@ def brackets(evidence: Evidence, positions: Tensor) -> list[W2Bracket]:
         evidence: For q and for the draws.
         positions: x_0, …, x_N paired by row, in an order that is random, shape `(N + 1, m, d)`.
     """
-    base, laws = evidence.flow.base, positions.double().cpu().numpy()
+    base, laws = evidence.flow.law, positions.double().cpu().numpy()
     z = np.asarray(base.sample(_DRAWS, evidence.stream("W2 to the base")).numpy())
     sorted_exactly = base.dim == 1 and isinstance(base, StandardNormal)
     k = min(laws.shape[1], _ASSIGNED if len(laws) <= _MANY else _ASSIGNED_OF_MANY)

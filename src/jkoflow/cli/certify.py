@@ -15,15 +15,13 @@ from jkoflow.certify import Certificates, Claim, Evidence, KLBracket, certify
 from jkoflow.certify.claim import is_finite, verdict_counts
 from jkoflow.certify.rows import evidence_from, evidence_of_run, evidence_without, model_remark, seen_in_run
 from jkoflow.cli.models import Opened, open_run
+from jkoflow.cli.status import ExitStatus
 from jkoflow.cli.terminal import hint, say, tell
 from jkoflow.data import Table, read_table
 from jkoflow.model import Model
 from jkoflow.storage import shown, validate_new_output, write_bytes_atomic
 
-__all__ = ["CLAIM_FAILS", "certificate_lines", "run"]
-
-CLAIM_FAILS = 1
-"""The exit status of --strict where a claim fails."""
+__all__ = ["certificate_lines", "run"]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,12 +39,12 @@ def run(options: argparse.Namespace) -> int:
             write_bytes_atomic(output, text, overwrite=options.overwrite)
     for line in certificate_lines(certificates):
         say(line)
-    say(_line("certificates", "not written; -o FILE keeps them" if output is None else shown(output)))
+    say(_line("certificates", "not written; give -o FILE to keep them" if output is None else shown(output)))
     failed = len(certificates.failed)
     if options.strict and failed:
         tell(f"jkoflow: {failed} of {len(certificates.claims)} claims fail")
-        return CLAIM_FAILS
-    return 0
+        return ExitStatus.CLAIM_FAILS
+    return ExitStatus.DONE
 
 
 def _output(name: str | None, opened: Opened) -> Path | None:
@@ -65,14 +63,17 @@ def _evidence(data: str | None, opened: Opened) -> Evidence:
     table, context = _split_columns(read_table(data), model)
     seen, why = (None, "") if folder is None else seen_in_run(folder, model)
     evidence = evidence_from(model, table, context, stream="certify", seen=seen)
-    return replace(evidence, remarks=(f"repeats were not looked for: {why}",) if why else ())
+    return replace(
+        evidence,
+        remarks=(f"whether rows of --data repeat rows of the fit was not checked: {why}",) if why else (),
+    )
 
 
 def _begin(evidence: Evidence) -> str:
     rows = (
         f"{len(evidence.held_out):,} held-out rows" if evidence.held_out else "the model alone, without rows"
     )
-    return f"certifying by {rows}, which takes from seconds to a few minutes"
+    return f"certifying with {rows}; this takes from seconds to a few minutes"
 
 
 def _split_columns(full: Table, model: Model) -> tuple[Table, Table | None]:
@@ -100,14 +101,14 @@ def certificate_lines(certificates: Certificates) -> list[str]:
 
 def _bracket_lines(kl: KLBracket) -> list[str]:
     if kl.lower is None:
-        return [_line("KL(data‖model)", "not known, see the notes and the claims on it")]
+        return [_line("KL(data‖model)", "not known; the notes and the claims on it say why")]
     level = f"at {100 * kl.level:.0f} %"
     if is_finite(kl.upper):
         told = f"between {kl.lower:.4f} and {kl.upper:.4f} nats {level}"
     elif kl.lower > 0:
-        told = f"at least {kl.lower:.4f} nats {level}, no upper end"
+        told = f"at least {kl.lower:.4f} nats {level}, without an upper bound"
     else:
-        told = f"nothing above 0 nats could be proved {level}, no upper end"
+        told = f"no lower bound above 0 nats could be proved {level}, and there is no upper bound"
     if is_finite(kl.estimate):
         told += f", estimate {kl.estimate:.4f}"
     return [_line("KL(data‖model)", told), *([_line("", f"assuming: {kl.assumption}")] * bool(kl.assumption))]

@@ -16,14 +16,12 @@ import warnings
 from collections.abc import Sequence
 
 from jkoflow.cli.parser import build_parser
+from jkoflow.cli.status import ExitStatus
 from jkoflow.cli.terminal import flush, tell
 from jkoflow.errors import JKOFlowError
 from jkoflow.storage.files import write_error
 
 __all__ = ["main"]
-
-INTERRUPTED = 130
-FAULT = 70
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,15 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )  # of torch and its like; what a user must know is in the summary
             return _run(given)
     except KeyboardInterrupt as interruption:
-        return _tell(interruption, str(interruption) or "interrupted", INTERRUPTED, debug=debug)
+        return _tell(interruption, str(interruption) or "interrupted", ExitStatus.INTERRUPTED, debug=debug)
     except JKOFlowError as error:
         return _tell(error, str(error), error.exit_status, debug=debug)
     except OSError as error:
         refused = write_error(error.filename or os.curdir, error)
         return _tell(error, str(refused), refused.exit_status, debug=debug)
     except Exception as error:  # noqa: BLE001  (the last one to catch it)
-        line = f"a fault of jkoflow, {type(error).__name__}: {error}; --debug shows where, please report it"
-        return _tell(error, line, FAULT, debug=debug)
+        line = (
+            f"this is a fault of jkoflow, {type(error).__name__}: {error}; please report it, with the "
+            "traceback that --debug shows"
+        )
+        return _tell(error, line, ExitStatus.FAULT, debug=debug)
     finally:
         flush()
 

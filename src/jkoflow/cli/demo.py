@@ -10,6 +10,7 @@ the digits are those of Alpaydin & Kaynak (1998), as scikit-learn ships them.
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import tempfile
 from dataclasses import replace
@@ -27,29 +28,32 @@ from jkoflow.cli.terminal import say, tell
 from jkoflow.config import Settings
 from jkoflow.data import Table, read_table, write_table
 from jkoflow.errors import RunFolderError
-from jkoflow.pipeline import Fitted, fit_table
+from jkoflow.fitting import Fitted, fit_table
 from jkoflow.runs import RunFolder
 from jkoflow.runtime import seed_stream
 from jkoflow.storage import read_json, shown, write_bytes_atomic
 
 __all__ = ["run"]
 
-SEED = 0
-SAMPLES = 1000
-SIDE = 8
 TABLE_NAME, SAMPLES_NAME, REPORT_NAME = "digits.csv", "samples.csv", "report.html"
 
 
-def run(options: argparse.Namespace) -> None:
-    """Fit the digits, draw samples, write the page."""
+def run(options: argparse.Namespace, *, seed: int = 0, samples: int = 1000) -> None:
+    """Fit the digits, draw samples, write the page.
+
+    Arguments:
+        options: The folder of the run, `output`.
+        seed: Seed of the noise on the grey levels, of the fit and of the samples.
+        samples: How many new digits are drawn.
+    """
     path, progress = Path(options.output), Progress()
-    content = digits_csv()
+    content = digits_csv(seed)
     table = digits_table(content, path / TABLE_NAME)
     try:
         with RunFolder.open(path, "overwrite") as folder:
             _require_own(folder.path, table)
             progress.header = [f"scikit-learn's digits: {len(table):,} rows, {table.dim} columns"]
-            settings = Settings.from_mapping({**fit.DEFAULTS, "seed": SEED})
+            settings = Settings.from_mapping({**fit.shell_defaults(), "seed": seed})
             fitted = fit_table(table, settings=settings, run=folder, progress=progress)
             write_bytes_atomic(path / TABLE_NAME, content)
     except KeyboardInterrupt:
@@ -58,16 +62,17 @@ def run(options: argparse.Namespace) -> None:
         ) from None
     for line in summary_lines(fitted.results, path):
         say(line)
-    _write_samples(fitted, path / SAMPLES_NAME)
+    _write_samples(fitted, path / SAMPLES_NAME, samples)
     with RunFolder.open(path, "read") as folder:
         write_report(folder, path / REPORT_NAME, overwrite=True)
 
 
-def digits_csv() -> bytes:
+def digits_csv(seed: int) -> bytes:
     """The table as it is kept: the same bytes every time."""
     levels = load_digits().data
-    noise = torch.rand(levels.shape, generator=seed_stream(SEED, "demo"), dtype=torch.float64).numpy()
-    names = [f"pixel_{row}_{column}" for row in range(SIDE) for column in range(SIDE)]
+    noise = torch.rand(levels.shape, generator=seed_stream(seed, "demo"), dtype=torch.float64).numpy()
+    side = math.isqrt(levels.shape[1])
+    names = [f"pixel_{row}_{column}" for row in range(side) for column in range(side)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, TABLE_NAME)
         write_table(file, levels + noise - 0.5, names)
@@ -93,8 +98,8 @@ def _require_own(folder: Path, table: Table) -> None:
         )
 
 
-def _write_samples(fitted: Fitted, path: Path) -> None:
-    rows, errors = fitted.model.sample(SAMPLES, seed=SEED)
+def _write_samples(fitted: Fitted, path: Path, count: int) -> None:
+    rows, errors = fitted.model.sample(count, seed=fitted.model.settings.seed)
     write_table(path, rows, fitted.model.schema.names, overwrite=True)
     if line := missed_line(errors, fitted.model.settings.dtype):
         tell(line)

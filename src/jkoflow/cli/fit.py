@@ -17,22 +17,31 @@ from typing import Any
 from jkoflow.cli.progress import Progress
 from jkoflow.cli.summary import summary_lines
 from jkoflow.cli.terminal import say
-from jkoflow.config import Settings
-from jkoflow.data import Table, read_table
+from jkoflow.config import ADDED, Settings
+from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
 from jkoflow.errors import InputError
-from jkoflow.pipeline import describe, fit_table, recognise_by, split_rows
+from jkoflow.fitting import (
+    check_options,
+    describe,
+    described_weights,
+    fit_table,
+    recognise_by,
+    split_rows,
+)
 from jkoflow.runs import Mode, RunFolder
 from jkoflow.storage import shown
 
-__all__ = ["DEFAULTS", "run"]
+__all__ = ["run", "shell_defaults"]
 
-DEFAULTS: dict[str, Any] = {"holdout_fraction": 0.1}
-"""Where a fit from the shell differs from `Settings`: a tenth of the rows is held out to judge it."""
+
+def shell_defaults(*, holdout_fraction: float = 0.1) -> dict[str, Any]:
+    """Where a fit from the shell differs from `Settings`: a tenth of the rows is held out to judge it."""
+    return {"holdout_fraction": holdout_fraction}
 
 
 def run(options: argparse.Namespace) -> None:
     """Fit, or go on with a fit."""
-    _settings(options, {})  # a wrong option is told before a large table is read
+    check_options(_settings(options, {}))  # a wrong option is told before a large table is read
     full = read_table(options.table)
     mode: Mode = "resume" if options.resume else "overwrite" if options.overwrite else "new"
     inputs = [options.table, *([options.config] if options.config else [])]
@@ -41,10 +50,15 @@ def run(options: argparse.Namespace) -> None:
         with RunFolder.open(options.output, mode, inputs=inputs) as folder:
             recorded = {} if folder.is_new else folder.description
             settings = _settings(options, recorded)
-            table, context = _split_columns(full, _context_columns(options, recorded))
+            table, context, weight = _split_columns(
+                full, _context_columns(options, recorded), _weight_column(options, recorded)
+            )
             if folder.status == "finished":
                 split = split_rows(table, settings)
-                folder.require_same(recognise_by(describe(table, context, settings, split)))
+                told = described_weights(weight, _weight_column(options, recorded))
+                folder.require_same(
+                    recognise_by(describe(table, context, settings, split, told)), added=ADDED
+                )
                 say(f"{shown(folder.path)}: the run is finished; --overwrite trains it again")
                 return
             changes = () if folder.is_new else folder.environment_changes()
@@ -52,7 +66,15 @@ def run(options: argparse.Namespace) -> None:
                 f"{table.label}: {len(full):,} rows, {full.dim:,} columns{_given(context)}",
                 *(f"note: {change} since the run began, so the last bits may differ" for change in changes),
             ]
-            fitted = fit_table(table, context=context, settings=settings, run=folder, progress=progress)
+            fitted = fit_table(
+                table,
+                context=context,
+                weight=weight,
+                weight_column=_weight_column(options, recorded),
+                settings=settings,
+                run=folder,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(options, progress)) from None
     for line in summary_lines(fitted.results, Path(options.output)):
@@ -67,8 +89,8 @@ def _settings(options: argparse.Namespace, recorded: Mapping[str, Any]) -> Setti
     flags = {name: getattr(options, name) for name in ("seed", "budget", "device")}
     given = {name: value for name, value in flags.items() if value is not None}
     if options.config is not None:
-        return Settings.from_toml(Path(options.config), defaults=DEFAULTS, **given)
-    return Settings.from_mapping({**DEFAULTS, **recorded.get("settings", {}), **given})
+        return Settings.from_toml(Path(options.config), defaults=shell_defaults(), **given)
+    return Settings.from_record({**shell_defaults(), **recorded.get("settings", {}), **given})
 
 
 def _context_columns(options: argparse.Namespace, recorded: Mapping[str, Any]) -> list[str]:
@@ -80,16 +102,31 @@ def _context_columns(options: argparse.Namespace, recorded: Mapping[str, Any]) -
     return names
 
 
-def _split_columns(table: Table, names: list[str]) -> tuple[Table, Table | None]:
-    """The columns to learn and those to condition on; both keep the hash of the file that they are from."""
-    if not names:
-        return table, None
-    rest, given = table.drop(names), table.select(names)
-    return replace(rest, sha256=table.sha256), replace(given, sha256=table.sha256)
+def _weight_column(options: argparse.Namespace, recorded: Mapping[str, Any]) -> str | None:
+    name: str | None = options.weights or (recorded.get("weights") or {}).get("column")
+    return name
+
+
+def _split_columns(
+    full: Table, context: list[str], weights: str | None
+) -> tuple[Table, Table | None, Weights | None]:
+    """The columns to learn and those to condition on, and the rows' weights; rows of weight 0 are left out.
+
+    Both tables keep the hash of the file that they are from.
+    """
+    weight = None
+    if weights is not None:
+        if weights in context:
+            raise InputError(f"--weights: {weights!r} is a column to condition on, it cannot be both")
+        weight = checked_weight(full.select([weights]).values[:, 0], full, name=f"--weights {weights}")
+    named = [*context, *([weights] if weights is not None else [])]
+    rest = replace(full.drop(named), sha256=full.sha256) if named else full
+    given = replace(full.select(context), sha256=full.sha256) if context else None
+    return counted_rows(rest, given, weight)
 
 
 def _given(context: Table | None) -> str:
-    return "" if context is None else f", given {', '.join(context.columns)}"
+    return "" if context is None else f", conditioned on {', '.join(context.columns)}"
 
 
 def _how_to_go_on(options: argparse.Namespace, progress: Progress) -> str:

@@ -19,7 +19,7 @@ class Opened:
 
     Arguments:
         model: The model.
-        folder: Its own folder.
+        folder: The folder that the model itself lies in.
         run: The run it is of; None for a model folder by itself.
     """
 

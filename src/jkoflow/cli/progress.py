@@ -2,7 +2,8 @@
 
     time left = (blocks left) x (mean seconds of a block so far)
 
-The clock is read for these lines alone; no decision of the training sees it.
+It is the clock on the wall, since a person waits, and it is read for these lines alone: no decision of the
+training sees it.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from jkoflow.estimator import progress_line
 
 __all__ = ["Progress", "format_seconds"]
 
-_INSTANT = 0.2
-"""Seconds; what took less was a step in closed form or one read from a checkpoint, and predicts nothing."""
-
-_LEGEND = "loss = potential + (-log det) + transport, nats, standardised; held-out NLL in the table's units"
+_LEGEND = (
+    "loss = potential + (-log det) + transport, in nats of the standardised columns; "
+    "held-out NLL in nats of the table's own units"
+)
 
 
 class Progress:
     """Tells each record of a fit on stderr.
 
     Arguments:
-        clock: Seconds, for the estimate of the time left.
+        clock: Reads the time, in seconds, for the estimate of the time left.
+        instant: Seconds; what took less was a step in closed form or one read from a checkpoint, and says
+            nothing of how long the next block takes.
 
     Attributes:
         header: Lines that come first, once the table has been accepted.
@@ -34,10 +37,10 @@ class Progress:
         steps: Steps that are finished and kept on the disk.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, instant: float = 0.2) -> None:
         self.header: list[str] = []
         self.started, self.steps = False, 0
-        self._clock, self._last = clock, clock()
+        self._clock, self._last, self._instant = clock, clock(), instant
         self._seconds: list[float] = []
         self._taken = 0
 
@@ -51,7 +54,11 @@ class Progress:
     def _begin(self, record: dict[str, Any]) -> None:
         self.started, self._taken = True, int(record["taken"])
         notes = [f"note: {note}" for note in record["notes"]]
-        begin = f"going on after {self._taken} finished block(s)" if self._taken else _LEGEND
+        begin = (
+            f"going on after {self._taken} finished block(s), read from the run folder"
+            if self._taken
+            else _LEGEND
+        )
         for line in (*self.header, progress_line(record), *notes, begin):
             tell(line)
         self._last = self._clock()
@@ -62,7 +69,7 @@ class Progress:
         self.steps += 1
         if self.steps <= self._taken:
             return
-        if seconds > _INSTANT and (self._seconds or self.steps > 1):
+        if seconds > self._instant and (self._seconds or self.steps > 1):
             self._seconds.append(seconds)
         tell(f"{progress_line(record)}{self._left(record)}")
 

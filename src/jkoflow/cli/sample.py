@@ -14,18 +14,17 @@ import numpy as np
 from jkoflow.cli.models import open_model
 from jkoflow.cli.terminal import say, tell
 from jkoflow.data import check_output, read_table, write_table
-from jkoflow.flow.sampling import ROUND_TRIP_TOLERANCE
+from jkoflow.flow import round_trip_tolerance
+from jkoflow.runtime import resolve_dtype
 from jkoflow.storage import shown
 
 __all__ = ["missed_line", "run"]
-
-_LARGEST_SEED = 2**31 - 1
 
 
 def run(options: argparse.Namespace) -> None:
     """Draw rows and write them."""
     check_output(options.output, overwrite=options.overwrite)
-    seed = int(np.random.default_rng().integers(_LARGEST_SEED)) if options.seed is None else options.seed
+    seed = _fresh_seed() if options.seed is None else options.seed
     with open_model(options.model) as model:
         context = None if options.context is None else read_table(options.context)
         rows, errors = model.sample(options.rows, seed=seed, context=context)
@@ -35,9 +34,14 @@ def run(options: argparse.Namespace) -> None:
     say(f"{shown(options.output)}: {len(rows):,} rows of {rows.shape[1]:,} columns, seed {seed}")
 
 
+def _fresh_seed(*, end: int = 2**31 - 1) -> int:
+    """A seed below `end` that differs from call to call, short enough to be typed again."""
+    return int(np.random.default_rng().integers(end))
+
+
 def missed_line(errors: np.ndarray, dtype: str) -> str:
     """One line on the rows that missed the round-trip tolerance; empty where none did."""
-    tolerance = ROUND_TRIP_TOLERANCE[dtype]
+    tolerance = round_trip_tolerance(resolve_dtype(dtype))
     missed = ~(errors <= tolerance)  # a NaN has missed it too
     if not missed.any():
         return ""

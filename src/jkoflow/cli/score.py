@@ -31,7 +31,10 @@ def run(options: argparse.Namespace) -> None:
     write_table(options.output, log_prob, ["log_prob"], overwrite=options.overwrite)
     infinite = int(np.count_nonzero(~np.isfinite(log_prob)))
     if infinite:
-        tell(f"note: {infinite:,} of {len(log_prob):,} rows lie so far out that their density is 0 in floats")
+        tell(
+            f"note: {infinite:,} of {len(log_prob):,} rows lie so far from the table of the fit that their "
+            "density is rounded to 0, and have no finite log-likelihood"
+        )
     finite = log_prob[np.isfinite(log_prob)]
     mean = f", mean {finite.mean():.4f} nats" if len(finite) else ""
     say(f"{shown(options.output)}: log-likelihoods of {len(log_prob):,} rows{mean}")

@@ -46,7 +46,7 @@ def summary_lines(results: Mapping[str, Any], run: Path) -> list[str]:
 
 _ROLES = {
     "holdout": "that no part of the fit looked at",
-    "validation": "that stopped the training, so it flatters",
+    "validation": "that also told when to stop, so it flatters the flow",
 }
 
 

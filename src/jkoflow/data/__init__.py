@@ -8,15 +8,20 @@ Source: the bijection is that of `jkoflow.data.schema`.
 from __future__ import annotations
 
 from jkoflow.data.files import check_output, hash_file, write_table
+from jkoflow.data.reading import TableSource, read_table
 from jkoflow.data.schema import Column, Schema
-from jkoflow.data.table import Table, TableSource, read_table
+from jkoflow.data.table import Table
+from jkoflow.data.weights import Weights, checked_weight, counted_rows
 
 __all__ = [
     "Column",
     "Schema",
     "Table",
     "TableSource",
+    "Weights",
     "check_output",
+    "checked_weight",
+    "counted_rows",
     "hash_file",
     "read_table",
     "write_table",

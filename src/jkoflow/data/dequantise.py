@@ -18,25 +18,33 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Measurement", "common_step", "measure"]
+__all__ = ["GridRules", "Measurement", "common_step", "measure"]
 
 Reals = npt.NDArray[np.float64]
 
-_FEW_DISTINCT = 0.05
-_LARGE_SHARE = 0.01
 
-_MAX_CELLS = 2**20
-"""A step of less than this part of the range is not told from none: a flow would not see it."""
+@dataclass(frozen=True)
+class GridRules:
+    """When a column counts as recorded on a grid, and in which steps.
 
-_MAX_EMPTY = 10
-"""Cells from one value to the next, at the closest, on what still counts as a grid; else the gap is the step.
+    Arguments:
+        few_distinct: A column is tied where its distinct values are fewer than this share of its values.
+        large_share: A column is tied where one value holds more than this share of the rows.
+        most_cells: The range of a column has at most so many steps; a flow would not see a finer one.
+        most_empty: The closest two values of a grid are at most so many steps apart, else their gap is the
+            step. Columns that were centred and then rounded have a tiny common step, which says nothing of
+            the measurement.
+        precisions: Relative spacings of the number types that the values may have passed through, finest
+            first: those of float64 and float32.
+        roundings: A value arrives within so many spacings, at the largest value, of the one recorded.
+    """
 
-Columns that were centred and then rounded have a tiny common step, and it says nothing of the measurement.
-"""
-
-_PRECISIONS = (float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps))
-_ROUNDINGS = 4.0
-"""Roundings, in units of the largest value's last place, between a value as recorded and as it arrives."""
+    few_distinct: float = 0.05
+    large_share: float = 0.01
+    most_cells: int = 2**20
+    most_empty: int = 10
+    precisions: tuple[float, ...] = (float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps))
+    roundings: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Measurement:
     largest_share: float
 
 
-def measure(values: Reals, *, integer: bool = False) -> Measurement | None:
+def measure(values: Reals, *, integer: bool = False, rules: GridRules | None = None) -> Measurement | None:
     """Return how a column was recorded, or None where it is continuous.
 
     A column is dequantised when it is of an integer type, when its values lie on a grid, or when it is tied:
@@ -62,39 +70,45 @@ def measure(values: Reals, *, integer: bool = False) -> Measurement | None:
     Arguments:
         values: Shape (n,), finite, not all equal. Exact duplicates of whole rows are better left out.
         integer: True where the type of the column says that it counts.
+        rules: When a column counts as recorded on a grid; `GridRules()` if None, which has the shares above.
     """
+    rules = rules or GridRules()
     distinct, counts = np.unique(values, return_counts=True)
     largest = int(counts.max())
     share = largest / len(values)
-    step = common_step(distinct, integer=integer)
-    tied = len(distinct) < _FEW_DISTINCT * len(values) or (largest > 1 and share > _LARGE_SHARE)
+    step = common_step(distinct, integer=integer, rules=rules)
+    tied = len(distinct) < rules.few_distinct * len(values) or (largest > 1 and share > rules.large_share)
     if step is None and tied:
-        step = _smallest_gap(distinct)
+        step = _smallest_gap(distinct, rules)
     return None if step is None else Measurement(step, share)
 
 
-def common_step(distinct: Reals, *, integer: bool = False) -> float | None:
+def common_step(distinct: Reals, *, integer: bool = False, rules: GridRules | None = None) -> float | None:
     """Return the greatest h with all differences in hZ, or None where there is none to float precision.
 
     Arguments:
         distinct: Sorted distinct values, shape (m,), m >= 2.
         integer: True for exact integers, whose step may be any integer.
+        rules: When values lie on a grid; `GridRules()` if None.
     """
+    rules = rules or GridRules()
     if integer and np.abs(distinct).max() < 2**53:
         return float(np.gcd.reduce(np.diff(distinct.astype(np.int64))))
-    for precision in _PRECISIONS:
-        step = _common_step(distinct, _ROUNDINGS * precision * float(np.abs(distinct).max()))
+    for precision in rules.precisions:
+        rounding = rules.roundings * precision * float(np.abs(distinct).max())
+        step = _common_step(distinct, rounding, rules)
         if step is not None:
             return step
     return None
 
 
-def _common_step(distinct: Reals, rounding: float) -> float | None:
+def _common_step(distinct: Reals, rounding: float, rules: GridRules) -> float | None:
     """Euclid's algorithm on all gaps at once; remainders far below the smallest step are rounding."""
     gaps = np.diff(distinct)
     gaps = gaps[gaps > rounding]
     step = float(gaps.min()) if gaps.size else 0.0
-    smallest = max(16.0 * rounding, float(distinct[-1] - distinct[0]) / _MAX_CELLS, step / (_MAX_EMPTY + 0.5))
+    finest = float(distinct[-1] - distinct[0]) / rules.most_cells
+    smallest = max(16.0 * rounding, finest, step / (rules.most_empty + 0.5))
     while step >= smallest:
         step = _sharpen(gaps, step, smallest / 4.0)
         remainders = _remainders(gaps, step)
@@ -122,8 +136,8 @@ def _refine(distinct: Reals, step: float, rounding: float) -> float | None:
     return step if float(_remainders(offsets, step).max()) <= rounding else None
 
 
-def _smallest_gap(distinct: Reals) -> float:
+def _smallest_gap(distinct: Reals, rules: GridRules) -> float:
     """The smallest difference between neighbours that a flow could see."""
     gaps = np.diff(distinct)
-    seen = gaps[gaps > float(distinct[-1] - distinct[0]) / _MAX_CELLS]
+    seen = gaps[gaps > float(distinct[-1] - distinct[0]) / rules.most_cells]
     return float(seen.min() if seen.size else gaps.max())

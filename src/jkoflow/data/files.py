@@ -1,8 +1,8 @@
 """Tables on the disk: one reader and one writer per suffix, without pickle, and a hash of what was read.
 
 A reader hands back what the file says, names and numbers; whether the numbers can be used is decided by
-`jkoflow.data.table`. A large array is not read but mapped: its file must stay as it is while it is in use. A
-writer leaves either the old file or the whole new one, never a part of it.
+`jkoflow.data.reading`. A large array is not read but mapped: its file must stay as it is while it is in use.
+A writer leaves either the old file or the whole new one, never a part of it.
 
     text ↔ float64 without loss: the shortest decimal that reads back as the same double
 
@@ -47,12 +47,11 @@ _HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-_READ_BYTES = 2**24
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 _PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
 _EXACT: dict[str, Any] = {} if _PANDAS >= (3, 1) else {"float_precision": "round_trip"}
-"""From pandas 3.1 on the default reads every float64 to the last bit, and the option is deprecated."""
+"""How pandas is told to read every float64 to the last bit; from 3.1 on it does so without being told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,8 +217,8 @@ def _read_npz(path: Path) -> RawTable:
         return RawTable(_member(archive, wanted[0]), names_columns=False)
 
 
-def _member(archive: np.lib.npyio.NpzFile, key: str) -> Array:
-    """One array of an archive; a large one goes straight to where large arrays live."""
+def _member(archive: np.lib.npyio.NpzFile, key: str, *, read_bytes: int = 2**24) -> Array:
+    """One array of an archive; a large one goes straight to where large arrays live, 16 MB at a time."""
     if archive.zip is None or not is_large(archive.zip.getinfo(f"{key}.npy").file_size):
         return np.asarray(archive[key])
     with archive.zip.open(f"{key}.npy") as member:
@@ -232,7 +231,7 @@ def _member(archive: np.lib.npyio.NpzFile, key: str) -> Array:
         values = empty_array(shape[::-1] if column_by_column else shape, dtype)
         empty = memoryview(values.data).cast("B")
         while len(empty):
-            part = member.read(min(len(empty), _READ_BYTES))
+            part = member.read(min(len(empty), read_bytes))
             if not part:
                 raise EOFError(f"{len(empty)} bytes are missing")
             empty[: len(part)] = part

@@ -22,13 +22,9 @@ import pandas as pd
 import torch
 
 from jkoflow.data.dequantise import Measurement, measure
-from jkoflow.data.table import (
-    Table,
-    check_ranges,
-    check_trainable,
-    column_ranges,
-    join_names,
-)
+from jkoflow.data.table import Table, join_names
+from jkoflow.data.trainable import check_ranges, check_trainable, column_ranges
+from jkoflow.data.weights import mean_and_deviation
 from jkoflow.errors import InputError
 from jkoflow.storage import FORMAT, RESTORE, read_error, require_format
 
@@ -38,9 +34,6 @@ Reals = npt.NDArray[np.float64]
 Role = Literal["data", "context"]
 
 _ROLES: tuple[Role, ...] = ("data", "context")
-
-_REPEATED, _PEAK = 0.01, 10.0
-"""Share of the rows, and density per standard deviation, of a value that a note tells of."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,12 @@ class Schema:
 
     @classmethod
     def fit(
-        cls, table: Table, *, role: Role = "data", rows: npt.NDArray[np.integer[Any]] | None = None
+        cls,
+        table: Table,
+        *,
+        role: Role = "data",
+        rows: npt.NDArray[np.integer[Any]] | None = None,
+        weight: Reals | None = None,
     ) -> Schema:
         """Learn the columns of a table; nothing random is used.
 
@@ -88,6 +86,7 @@ class Schema:
             table: The whole table: its grids and faults are looked at in all rows.
             role: See the class.
             rows: Row numbers that location and scale are taken from, those that a fit may see; all if None.
+            weight: How much each of them counts there, shape `(len(rows),)`; None where all count the same.
 
         Raises:
             InputError: `role` is unknown, or the table cannot be trained on (`check_trainable`; a context
@@ -97,11 +96,11 @@ class Schema:
             raise InputError(f"role: expected one of {list(_ROLES)}, got {role!r}")
         if role == "context":
             check_ranges(table)
-            columns = _standardising(table, rows, [None] * table.dim)
+            columns = _standardising(table, rows, weight, [None] * table.dim)
             return cls(columns, table.is_frame, role, table.notes)
         repeated = check_trainable(table)
         measured = _measurements(table, repeated)
-        columns = _standardising(table, rows, measured)
+        columns = _standardising(table, rows, weight, measured)
         notes = table.notes + _duplicate_notes(repeated) + _step_notes(columns, measured)
         return cls(columns, table.is_frame, role, notes)
 
@@ -251,25 +250,20 @@ def _measurements(table: Table, repeated: npt.NDArray[np.bool_]) -> list[Measure
 
 
 def _standardising(
-    table: Table, rows: npt.NDArray[np.integer[Any]] | None, measured: Sequence[Measurement | None]
+    table: Table,
+    rows: npt.NDArray[np.integer[Any]] | None,
+    weight: Reals | None,
+    measured: Sequence[Measurement | None],
 ) -> tuple[Column, ...]:
     """One column at a time, so that no more than a column's numbers are in memory."""
     columns = []
     for j, (name, measurement) in enumerate(zip(table.columns, measured, strict=True)):
         values = table.values[:, j] if rows is None else table.values[rows, j]
         step = None if measurement is None else measurement.step
-        location, scale = _moments(values, 0.0 if step is None else step)
+        location, scale = mean_and_deviation(values, weight, 0.0 if step is None else step)
         varies = column_ranges(values[:, None])[0] > 0.0
         columns.append(Column(name, location, scale if varies or step else 1.0, step))
     return tuple(columns)
-
-
-def _moments(values: Reals, step: float) -> tuple[float, float]:
-    """Mean and standard deviation of values plus uniform noise on an interval of width `step`."""
-    # centred at a value first: the squares of values far from zero would cancel
-    shifted = values - values[0]
-    scale = math.sqrt(float(shifted.var()) + step * step / 12.0)
-    return float(values[0] + shifted.mean()), scale
 
 
 def _duplicate_notes(repeated: npt.NDArray[np.bool_]) -> tuple[str, ...]:
@@ -277,7 +271,22 @@ def _duplicate_notes(repeated: npt.NDArray[np.bool_]) -> tuple[str, ...]:
     return (f"{count} of {len(repeated)} rows repeat an earlier row; they are kept",) if count else ()
 
 
-def _step_notes(columns: Sequence[Column], measured: Sequence[Measurement | None]) -> tuple[str, ...]:
+def _step_notes(
+    columns: Sequence[Column],
+    measured: Sequence[Measurement | None],
+    *,
+    repeated: float = 0.01,
+    peak: float = 10.0,
+) -> tuple[str, ...]:
+    """Which columns were dequantised, and which of them hold one value far too often.
+
+    Arguments:
+        columns: All columns.
+        measured: How each was recorded; None for a continuous one.
+        repeated: The most frequent value is told of where it holds more than this share of the rows,
+        peak: and where its density, times the column's standard deviation, is above this, a normal law having
+            0.4.
+    """
     found = [(column, m) for column, m in zip(columns, measured, strict=True) if m is not None]
     if not found:
         return ()
@@ -289,7 +298,7 @@ def _step_notes(columns: Sequence[Column], measured: Sequence[Measurement | None
     peaks = [
         f"{column.name} ({m.largest_share:.1%} of the rows within {m.step:.3g})"
         for column, m in found
-        if m.largest_share > _REPEATED and m.largest_share * column.scale / m.step > _PEAK
+        if m.largest_share > repeated and m.largest_share * column.scale / m.step > peak
     ]
     if peaks:
         notes.append(

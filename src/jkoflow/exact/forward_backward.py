@@ -40,9 +40,6 @@ __all__ = [
 Array = NDArray[np.float64]
 Field = Callable[[Array], Array]
 
-_MOST_POINTS = 100_000
-_ROUNDING = 1e-12
-
 
 @dataclass(frozen=True, eq=False)
 class NormalRule:
@@ -78,22 +75,23 @@ class NormalRule:
             object.__setattr__(self, name, array)
 
     @classmethod
-    def gauss_hermite(cls, dim: int, *, nodes: int = 32) -> NormalRule:
+    def gauss_hermite(cls, dim: int, *, nodes: int = 32, most_points: int = 100_000) -> NormalRule:
         """Tensor product of the Gauss–Hermite rule, exact up to degree `2 nodes - 1` in each coordinate of z.
 
         Arguments:
             dim: Dimension d.
             nodes: Nodes in each direction; 1 leaves the mean alone, in any dimension, which is exact for
                 quadratic V.
+            most_points: Most points z_i that are accepted; each costs an evaluation of V in every step.
 
         Raises:
-            InputError: Not counts above 0, or more than 100,000 points.
+            InputError: Not counts above 0, or more points than `most_points`.
         """
         if not (dim >= 1 and nodes >= 1):
             raise InputError(f"dim, nodes: expected whole numbers above 0, got {dim} and {nodes}")
-        if nodes**dim > _MOST_POINTS:
+        if nodes**dim > most_points:
             raise InputError(
-                f"nodes: expected at most {_MOST_POINTS} points, got {nodes} in each of {dim} directions; "
+                f"nodes: expected at most {most_points} points, got {nodes} in each of {dim} directions; "
                 "pass standard normal points, NormalRule(points)"
             )
         z, w = roots_hermitenorm(nodes)
@@ -219,10 +217,12 @@ def _check(state: GaussianState, gamma: float, dim: int) -> None:
         raise InputError(f"gamma: expected a finite step size above 0 and up to 1/L, got {gamma}")
 
 
-def _step(mean: Array, root: Array, gamma: float, slope: Array, curvature: Array) -> tuple[Array, Array]:
-    """m', Σ'^{1/2} from m, Σ^{1/2}, E∇V and E∇²V."""
+def _step(
+    mean: Array, root: Array, gamma: float, slope: Array, curvature: Array, *, rounding: float = 1e-12
+) -> tuple[Array, Array]:
+    """m', Σ'^{1/2} from m, Σ^{1/2}, E∇V and E∇²V; gamma L may exceed 1 by `rounding`."""
     largest = float(np.linalg.eigvalsh(curvature)[-1])
-    if gamma * largest > 1 + _ROUNDING:
+    if gamma * largest > 1 + rounding:
         raise InputError(
             f"gamma: expected at most 1/L, here not above {1 / largest:g}, got {gamma:g}; take a smaller "
             "step (for quadratic V, jko_step has no such limit)"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,54 +209,83 @@ def internal_energy(exponent: float) -> Functional:
 
 def _relative(name: str, potential: ScalarFunction, lam: float, log_z: float | None) -> Functional:
     shift = log_normaliser(potential) if log_z is None else log_z
-    density, constant, convexity = DIVERGENCES[name]
+    parts = DIVERGENCES[name]()
     return Functional(
         name,
-        {"lambda": lam, "convex": 0.0, "none": None}[convexity],
-        density=density,
+        {"lambda": lam, "convex": 0.0, "none": None}[parts.convexity],
+        density=parts.density,
         reference=lambda x: potential(x) + shift,
-        constant=constant,
+        constant=parts.at_zero,
     )
 
 
-def _kl(s: Array) -> Jet:
-    return Jet(s, np.ones_like(s), np.zeros_like(s))
+# ── divergences ──
 
 
-def _reverse_kl(s: Array) -> Jet:
+class _Divergence(NamedTuple):
+    """h; which lambda the divergence has: that of V, 0 as it is convex, or none; and F(0)."""
+
+    density: ScalarFunction
+    convexity: Literal["lambda", "convex", "none"]
+    at_zero: float = 0.0
+
+
+def _kl() -> _Divergence:
+    """F(u) = u log u: h = s."""
+    return _Divergence(lambda s: Jet(s, np.ones_like(s), np.zeros_like(s)), "lambda")
+
+
+def _reverse_kl() -> _Divergence:
     """F(u) = u - 1 - log u, over the support of rho alone, since F(0) is infinite: h = 1 - (1 + s) e^{-s}."""
-    decay = np.exp(-s)
-    return Jet(1 - (1 + s) * decay, s * decay, (1 - s) * decay)
+
+    def density(s: Array) -> Jet:
+        decay = np.exp(-s)
+        return Jet(1 - (1 + s) * decay, s * decay, (1 - s) * decay)
+
+    return _Divergence(density, "none")
 
 
-def _chi2(s: Array) -> Jet:
+def _chi2() -> _Divergence:
     """F(u) = u² - u, the same divergence as (u - 1)²: h = e^s - 1."""
-    ratio = np.exp(s)
-    return Jet(ratio - 1, ratio, ratio)
+
+    def density(s: Array) -> Jet:
+        ratio = np.exp(s)
+        return Jet(ratio - 1, ratio, ratio)
+
+    return _Divergence(density, "convex")
 
 
-def _hellinger(s: Array) -> Jet:
+def _hellinger() -> _Divergence:
     """F(u) = (√u - 1)², F(0) = 1: h = 1 - 2 e^{-s/2}."""
-    root = np.exp(-s / 2)
-    return Jet(1 - 2 * root, root, -root / 2)
+
+    def density(s: Array) -> Jet:
+        root = np.exp(-s / 2)
+        return Jet(1 - 2 * root, root, -root / 2)
+
+    return _Divergence(density, "none", at_zero=1.0)
 
 
-def _jensen_shannon(s: Array) -> Jet:
+def _jensen_shannon() -> _Divergence:
     """F(u) = (u log u - (1 + u) log((1 + u)/2))/2, F(0) = log(2)/2, with w = u/(1 + u).
 
     h = (s - log(1 + u) + log 2)/2 - e^{-s} log(1 + u)/2 and, by differentiation, h' = e^{-s} log(1 + u)/2.
     """
-    log_1_u = np.logaddexp(0.0, s)
-    weighted = np.exp(-s) * log_1_u
-    share = np.exp(s - log_1_u)
-    return Jet((s - log_1_u + math.log(2) - weighted) / 2, weighted / 2, (np.exp(-s) * share - weighted) / 2)
+
+    def density(s: Array) -> Jet:
+        log_1_u = np.logaddexp(0.0, s)
+        weighted = np.exp(-s) * log_1_u
+        share = np.exp(s - log_1_u)
+        value = (s - log_1_u + math.log(2) - weighted) / 2
+        return Jet(value, weighted / 2, (np.exp(-s) * share - weighted) / 2)
+
+    return _Divergence(density, "none", at_zero=math.log(2) / 2)
 
 
-DIVERGENCES: dict[str, tuple[ScalarFunction, float, str]] = {
-    "kl": (_kl, 0.0, "lambda"),
-    "reverse_kl": (_reverse_kl, 0.0, "none"),
-    "chi2": (_chi2, 0.0, "convex"),
-    "hellinger": (_hellinger, 1.0, "none"),
-    "jensen_shannon": (_jensen_shannon, math.log(2) / 2, "none"),
+DIVERGENCES: dict[str, Callable[[], _Divergence]] = {
+    "kl": _kl,
+    "reverse_kl": _reverse_kl,
+    "chi2": _chi2,
+    "hellinger": _hellinger,
+    "jensen_shannon": _jensen_shannon,
 }
-"""h, the constant F(0), and whether the divergence keeps the lambda of V, is convex, or neither."""
+"""Every divergence that `divergence` knows, by name."""

@@ -17,40 +17,41 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, cho_solve_banded, cholesky_banded
 
 from jkoflow.errors import InputError, NumericalError
 from jkoflow.exact.functional import Functional
 from jkoflow.exact.quantile import QuantileLaw
+from jkoflow.exact.quantile_problem import Local, StepProblem, neighbours, solve_symmetric
 
-__all__ = ["QuantileStep", "evaluate", "quantile_step", "quantile_trajectory"]
+__all__ = ["Newton", "QuantileStep", "evaluate", "quantile_step", "quantile_trajectory"]
 
 Array = NDArray[np.float64]
 
-CONVEX_TOLERANCE, OTHER_TOLERANCE = 1e-10, 1e-8
-"""Largest norm of the first-order condition's residual: of a minimiser, and of a stationary point."""
 
-_NODES = 4
-_MOST_STEPS = 500
-_SUFFICIENT_DECREASE = 1e-4
-_SHORTEST_STRIDE = 1e-12
-_FEASIBLE_SHARE = 0.95
-_ROUNDING = 1e-14
+@dataclass(frozen=True)
+class Newton:
+    """How the finite problem is solved, by damped Newton steps with a backtracking line search.
 
+    Arguments:
+        convex_tolerance: Largest residual of the first-order condition at a minimiser, where G is convex.
+        other_tolerance: The same at a stationary point, where it is not.
+        most_steps: Most Newton steps.
+        sufficient_decrease: Share of the decrease foretold by the slope that a step must bring (Armijo).
+        shortest_stride: Share of a full step below which the search gives up.
+        feasible_share: Share of the way to where two knots meet that a step may go.
+        rounding: Rise of the objective, relative to 1 + its value, that is taken for rounding.
+    """
 
-def _gauss_legendre(n: int) -> tuple[Array, Array]:
-    """Nodes in (0, 1) and weights that sum to 1."""
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    return (nodes + 1) / 2, weights / 2
-
-
-_TAU, _OMEGA = _gauss_legendre(_NODES)
-_ENDS = np.stack([1 - _TAU, _TAU])
-"""How much each node of a cell moves with its left and its right knot, shape `(2, nodes)`."""
+    convex_tolerance: float = 1e-10
+    other_tolerance: float = 1e-8
+    most_steps: int = 500
+    sufficient_decrease: float = 1e-4
+    shortest_stride: float = 1e-12
+    feasible_share: float = 0.95
+    rounding: float = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +71,19 @@ class QuantileStep:
     iterations: int
 
 
-def evaluate(functional: Functional, law: QuantileLaw) -> float:
-    """G(law), nats."""
-    return _Problem(functional, law, math.inf, np.zeros_like(law.knots)).energy(law.knots)
+def evaluate(functional: Functional, law: QuantileLaw, *, nodes: int = 4) -> float:
+    """G(law), nats, by a quadrature of so many nodes in each cell."""
+    return StepProblem(functional, law, math.inf, np.zeros_like(law.knots), nodes).energy(law.knots)
 
 
 def quantile_step(
-    law: QuantileLaw, gamma: float, functional: Functional, *, error: Array | None = None
+    law: QuantileLaw,
+    gamma: float,
+    functional: Functional,
+    *,
+    error: Array | None = None,
+    nodes: int = 4,
+    newton: Newton | None = None,
 ) -> QuantileStep:
     """p_{n+1} = argmin_p G(p) + W2²(p, p_n)/(2 gamma), on the line.
 
@@ -85,6 +92,8 @@ def quantile_step(
         gamma: Step size > 0; `math.inf` is the free step, which ends in the minimiser of G.
         functional: G.
         error: xi at the knots of p_{n+1}, a first-order error to inject; none by default.
+        nodes: Nodes of the quadrature in each cell.
+        newton: How the finite problem is solved; `Newton()` if None.
 
     Raises:
         InputError: gamma is not positive, or `error` has another shape.
@@ -95,14 +104,15 @@ def quantile_step(
     tilt = np.zeros_like(law.knots) if error is None else np.asarray(error, dtype=np.float64)
     if tilt.shape != law.knots.shape:
         raise InputError(f"error: expected one value for each of {law.knots.size} knots, got {tilt.shape}")
-    problem = _Problem(functional, law, gamma, tilt)
+    problem = StepProblem(functional, law, gamma, tilt, nodes)
     if math.isinf(problem.objective(law.knots)):
         raise NumericalError(
             f"quantile step of {functional.name}: its value at the start is beyond floating point",
             remedy="start from a law nearer to its minimiser",
         )
-    tolerance = CONVEX_TOLERANCE if functional.is_convex else OTHER_TOLERANCE
-    knots, residual, iterations = _descend(problem, law.knots, tolerance)
+    newton = newton or Newton()
+    tolerance = newton.convex_tolerance if functional.is_convex else newton.other_tolerance
+    knots, residual, iterations = _descend(problem, law.knots, tolerance, newton)
     if residual > tolerance:
         raise NumericalError(
             f"quantile step of {functional.name}: first-order residual {residual:.1e} after {iterations} "
@@ -123,190 +133,32 @@ def quantile_trajectory(
     return tuple(laws)
 
 
-# ── the finite problem ──
-
-
-class _Local(NamedTuple):
-    """Value, gradient `(m,)`, and Hessian: diagonal `(m,)`, off-diagonal `(m - 1,)`, a dense part or None."""
-
-    value: float
-    gradient: Array
-    diagonal: Array
-    beside: Array
-    dense: Array | None
-
-
-class _Points(NamedTuple):
-    """Derivatives of an energy in the quadrature points: value, force and stiffness per unit of mass."""
-
-    value: float
-    force: Array
-    stiffness: Array
-    dense: Array | None = None
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One step's objective as a function of the knots."""
-
-    functional: Functional
-    start: QuantileLaw
-    gamma: float
-    tilt: Array
-
-    def energy(self, knots: Array) -> float:
-        """G alone."""
-        return self._energy(knots).value + self.functional.constant
-
-    def objective(self, knots: Array) -> float:
-        """What is minimised; infinite where the knots are out of order or a number overflows."""
-        if not (np.diff(knots) > 0).all():
-            return math.inf
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = self._energy(knots).value + self._transport(knots)
-        return value if math.isfinite(value) else math.inf
-
-    def local(self, knots: Array) -> _Local:
-        """The objective with its derivatives."""
-        energy, m = self._energy(knots), self.start.masses
-        move = knots - self.start.knots
-        return _Local(
-            energy.value + self._transport(knots),
-            energy.gradient + self.start.lower(move / self.gamma - self.tilt),
-            energy.diagonal + _neighbours(m, m) / (3 * self.gamma),
-            energy.beside + m / (6 * self.gamma),
-            energy.dense,
-        )
-
-    def residual(self, gradient: Array) -> float:
-        """Norm in L² of the Wasserstein gradient M^{-1} g, that is sqrt(gᵀ M^{-1} g)."""
-        m = self.start.masses
-        solved = _solve(_neighbours(m, m) / 3, m / 6, None, gradient)
-        assert solved is not None  # a mass matrix is positive definite
-        return math.sqrt(max(float(gradient @ solved), 0.0))
-
-    def _transport(self, knots: Array) -> float:
-        move = knots - self.start.knots
-        return self.start.inner(move, move) / (2 * self.gamma) - self.start.inner(move, self.tilt)
-
-    def _energy(self, knots: Array) -> _Local:
-        """G and its derivatives, gathered from the cells."""
-        gap = np.diff(knots)
-        x = knots[:-1, None] * _ENDS[0] + knots[1:, None] * _ENDS[1]
-        weight = self.start.masses[:, None] * _OMEGA
-        density = self._density(x, gap, weight)
-        points = self._points(x, weight)
-        force, stiffness = weight * points.force, weight * points.stiffness
-        gradient = density.gradient + _neighbours(force @ _ENDS[0], force @ _ENDS[1])
-        diagonal = density.diagonal + _neighbours(stiffness @ _ENDS[0] ** 2, stiffness @ _ENDS[1] ** 2)
-        beside = density.beside + stiffness @ (_ENDS[0] * _ENDS[1])
-        return _Local(density.value + points.value, gradient, diagonal, beside, points.dense)
-
-    def _density(self, x: Array, gap: Array, weight: Array) -> _Local:
-        """E[h(log rho + R)]: in a cell log rho = log(m/gap), so both of its knots enter every node."""
-        n = len(gap)
-        if self.functional.density is None:
-            return _Local(0.0, np.zeros(n + 1), np.zeros(n + 1), np.zeros(n), None)
-        s = np.repeat(np.log(self.start.masses / gap)[:, None], _NODES, axis=1)
-        slope, curvature = np.zeros_like(x), np.zeros_like(x)
-        if self.functional.reference is not None:
-            reference = self.functional.reference(x)
-            s, slope, curvature = s + reference.value, reference.slope, reference.curvature
-        h = self.functional.density(s)
-        first, second = weight * h.slope, weight * h.curvature
-        left = 1 / gap[:, None] + slope * _ENDS[0]
-        right = -1 / gap[:, None] + slope * _ENDS[1]
-        barrier, bend = first.sum(axis=1) / gap**2, first * curvature
-        return _Local(
-            float((weight * h.value).sum()),
-            _neighbours((first * left).sum(axis=1), (first * right).sum(axis=1)),
-            _neighbours(
-                (second * left**2 + bend * _ENDS[0] ** 2).sum(axis=1) + barrier,
-                (second * right**2 + bend * _ENDS[1] ** 2).sum(axis=1) + barrier,
-            ),
-            (second * left * right + bend * _ENDS[0] * _ENDS[1]).sum(axis=1) - barrier,
-            None,
-        )
-
-    def _points(self, x: Array, weight: Array) -> _Points:
-        """E[P(x)] + E[W(x - x')]/2 in the quadrature points."""
-        value, force, stiffness, dense = 0.0, np.zeros_like(x), np.zeros_like(x), None
-        if self.functional.potential is not None:
-            jet = self.functional.potential(x)
-            value, force, stiffness = float((weight * jet.value).sum()), jet.slope, jet.curvature
-        if self.functional.interaction is not None:
-            w = weight.ravel()
-            pair = self.functional.interaction(x.ravel()[:, None] - x.ravel())
-            value += float(w @ pair.value @ w) / 2
-            force = force + (pair.slope @ w).reshape(x.shape)
-            stiffness = stiffness + (pair.curvature @ w).reshape(x.shape)
-            dense = -_between_knots(w[:, None] * pair.curvature * w, len(x))
-        return _Points(value, force, stiffness, dense)
-
-
-def _neighbours(left: Array, right: Array) -> Array:
-    """Sums at the knots `(n + 1,)` of what the cells give to their left and right knots, `(n,)` each."""
-    out = np.concatenate([left, [0.0]])
-    out[1:] += right
-    return out
-
-
-def _between_knots(points: Array, n_cells: int) -> Array:
-    """A matrix between quadrature points as one between knots, `(n + 1, n + 1)`."""
-    cells = np.einsum("akbl,ik,jl->aibj", points.reshape(n_cells, _NODES, n_cells, _NODES), _ENDS, _ENDS)
-    out = np.zeros((n_cells + 1, n_cells + 1))
-    for i in (0, 1):
-        for j in (0, 1):
-            out[i : n_cells + i, j : n_cells + j] += cells[:, i, :, j]
-    return out
-
-
 # ── Newton's method ──
 
 
-def _solve(diagonal: Array, beside: Array, dense: Array | None, right: Array) -> Array | None:
-    """Solve with a symmetric matrix, scaled to a unit diagonal since masses differ by many orders.
-
-    None where it is not positive definite.
-    """
-    if not (diagonal > 0).all():
-        return None
-    scale = 1 / np.sqrt(diagonal)
-    band = np.zeros((2, len(diagonal)))
-    band[0, 1:], band[1] = beside * scale[1:] * scale[:-1], 1.0
-    try:
-        if dense is None:
-            return np.asarray(
-                scale * cho_solve_banded((cholesky_banded(band), False), scale * right), dtype=np.float64
-            )
-        matrix = scale[:, None] * dense * scale + np.diag(band[1]) + np.diag(band[0, 1:], 1)
-        matrix += np.diag(band[0, 1:], -1)
-        return np.asarray(scale * cho_solve(cho_factor(matrix), scale * right), dtype=np.float64)
-    except LinAlgError:
-        return None
-
-
-def _newton_direction(problem: _Problem, at: _Local) -> Array:
+def _newton_direction(problem: StepProblem, at: Local) -> Array:
     """-H^{-1} g, with H shifted by multiples of M until it is positive definite."""
     m, shift = problem.start.masses, 0.0
     while True:
-        diagonal = at.diagonal + shift * _neighbours(m, m) / 3
-        direction = _solve(diagonal, at.beside + shift * m / 6, at.dense, -at.gradient)
+        diagonal = at.diagonal + shift * neighbours(m, m) / 3
+        direction = solve_symmetric(diagonal, at.beside + shift * m / 6, at.dense, -at.gradient)
         if direction is not None and np.isfinite(direction).all():
             return np.asarray(direction)
         shift = max(10 * shift, 1e-3)
 
 
-def _longest_stride(knots: Array, direction: Array) -> float:
-    """The largest share of a full step, at most 1, that keeps the knots in order with room to spare."""
+def _longest_stride(knots: Array, direction: Array, share: float) -> float:
+    """The longest stride, at most 1, that goes no more than `share` of the way to where two knots meet."""
     gap, change = np.diff(knots), np.diff(direction)
     shrinking = change < 0
     if not shrinking.any():
         return 1.0
-    return min(1.0, _FEASIBLE_SHARE * float((-gap[shrinking] / change[shrinking]).min()))
+    return min(1.0, share * float((-gap[shrinking] / change[shrinking]).min()))
 
 
-def _descend(problem: _Problem, knots: Array, tolerance: float) -> tuple[Array, float, int]:
+def _descend(
+    problem: StepProblem, knots: Array, tolerance: float, newton: Newton
+) -> tuple[Array, float, int]:
     """Damped Newton from `knots`; the best knots, their residual, and the steps taken.
 
     It goes on below the tolerance while the residual still halves, since that costs little and gives tests of
@@ -314,13 +166,14 @@ def _descend(problem: _Problem, knots: Array, tolerance: float) -> tuple[Array, 
     """
     at = problem.local(knots)
     best, smallest = knots, problem.residual(at.gradient)
-    for step in range(1, _MOST_STEPS + 1):
+    for step in range(1, newton.most_steps + 1):
         direction = _newton_direction(problem, at)
-        decrease, stride = float(at.gradient @ direction), _longest_stride(knots, direction)
-        slack = _ROUNDING * (1 + abs(at.value))
-        while stride > _SHORTEST_STRIDE:
+        decrease = float(at.gradient @ direction)
+        stride = _longest_stride(knots, direction, newton.feasible_share)
+        slack = newton.rounding * (1 + abs(at.value))
+        while stride > newton.shortest_stride:
             value = problem.objective(knots + stride * direction)
-            if value <= at.value + _SUFFICIENT_DECREASE * stride * decrease + slack:
+            if value <= at.value + newton.sufficient_decrease * stride * decrease + slack:
                 break
             stride /= 2
         else:
@@ -333,4 +186,4 @@ def _descend(problem: _Problem, knots: Array, tolerance: float) -> tuple[Array, 
             best, smallest = knots, residual
         if smallest <= tolerance and not halved:
             return best, smallest, step
-    return best, smallest, _MOST_STEPS
+    return best, smallest, newton.most_steps

@@ -11,17 +11,15 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Assumption 1, eq. (27)-(3
 from __future__ import annotations
 
 from jkoflow.first_order.exact import exact_residual, push_with_derivatives, pushed_score
-from jkoflow.first_order.kernel import KERNEL_VARIANCE, kernel_floor, kernel_residual, kernel_score
+from jkoflow.first_order.kernel import kernel_floor, kernel_residual, kernel_score
 from jkoflow.first_order.own import own_residual, own_scores
 from jkoflow.first_order.pairs import Norm, StepPairs, norm_of, potential_gradient
 from jkoflow.first_order.transport import Derivative, assignment, derivative_at, transport_gap
-from jkoflow.first_order.variational import LEAST_ROWS, SCALES, variational_norm
+from jkoflow.first_order.variational import FieldSearch, variational_norm
 
 __all__ = [
-    "KERNEL_VARIANCE",
-    "LEAST_ROWS",
-    "SCALES",
     "Derivative",
+    "FieldSearch",
     "Norm",
     "StepPairs",
     "assignment",

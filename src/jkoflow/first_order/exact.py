@@ -22,13 +22,15 @@ from jkoflow.particles import Particles
 
 __all__ = ["Derivatives", "exact_residual", "push_with_derivatives", "pushed_score", "rows_of_a_graph"]
 
-_TANGENT_ENTRIES = 2**16
-"""Rows are taken so many at once that all that a backward pass keeps stays below some 300 MB."""
 
+def rows_of_a_graph(block: Block, *, entries: int = 2**16) -> int:
+    """Rows whose graph through the image and the log-determinant is small, whatever the solver's steps.
 
-def rows_of_a_graph(block: Block) -> int:
-    """Rows whose graph through the image and the log-determinant is small, whatever the solver's steps."""
-    return max(1, _TANGENT_ENTRIES // (block.dim * max(8, block.dim) * block.solver_steps))
+    Arguments:
+        block: T_n.
+        entries: Most numbers of tangents that a backward pass keeps; 2^16 of them take some 300 MB.
+    """
+    return max(1, entries // (block.dim * max(8, block.dim) * block.solver_steps))
 
 
 @dataclass(frozen=True)

@@ -23,29 +23,30 @@ from jkoflow.first_order.pairs import potential_gradient
 from jkoflow.first_order.transport import assignment
 from jkoflow.laws import Law, StandardNormal
 
-__all__ = ["KERNEL_VARIANCE", "kernel_floor", "kernel_residual", "kernel_score"]
-
-KERNEL_VARIANCE = 0.1
-"""h of Appendix D, standardised units squared."""
-
-_ENTRIES = 2**22
+__all__ = ["kernel_floor", "kernel_residual", "kernel_score"]
 
 
-def kernel_score(at: Tensor, sample: Tensor, *, variance: float = KERNEL_VARIANCE) -> Tensor:
+def kernel_score(at: Tensor, sample: Tensor, *, variance: float = 0.1, entries: int = 2**22) -> Tensor:
     """∇log of the kernel density of `sample` `(m, d)` at the rows of `at`, shape `(n, d)`.
+
+    Arguments:
+        at: Where, shape `(n, d)`.
+        sample: y_j, shape `(m, d)`.
+        variance: h, standardised units squared; 0.1 is that of Appendix D.
+        entries: Most entries of the matrix of weights that are held at once, 2^22 are 32 MB.
 
     Raises:
         InputError: A variance that is not positive.
     """
     if not variance > 0:
         raise InputError(f"variance: expected a kernel variance above 0, got {variance}")
-    parts = torch.split(at, max(1, _ENTRIES // len(sample)))
+    parts = torch.split(at, max(1, entries // len(sample)))
     means = [(torch.cdist(part, sample).square() / (-2 * variance)).softmax(1) @ sample for part in parts]
     return (torch.cat(means) - at) / variance
 
 
 def kernel_residual(
-    before: Tensor, after: Tensor, *, gamma: float, base: Law, variance: float = KERNEL_VARIANCE
+    before: Tensor, after: Tensor, *, gamma: float, base: Law, variance: float = 0.1
 ) -> Tensor:
     """xi at the rows of `after`, shape `(n, d)`.
 
@@ -54,7 +55,7 @@ def kernel_residual(
         after: Rows of p_n, shape `(n, d)`.
         gamma: Step size; infinite for a free step, which has no transport term.
         base: q, with potential V.
-        variance: h.
+        variance: h, standardised units squared; 0.1 is that of Appendix D.
 
     Raises:
         InputError: Clouds of different sizes, or a variance that is not positive.
@@ -73,7 +74,7 @@ def kernel_floor(
     gamma: float,
     rows: int,
     generator: torch.Generator,
-    variance: float = KERNEL_VARIANCE,
+    variance: float = 0.1,
 ) -> float:
     """‖xi‖ as the estimator reads it where it is 0: the exact step from the Gaussian of `before`'s moments.
 
@@ -82,7 +83,7 @@ def kernel_floor(
         gamma: Step size of the step to q = N(0, I); infinite for a free step.
         rows: Rows of each of the two clouds.
         generator: Source of the clouds.
-        variance: h.
+        variance: h, standardised units squared; 0.1 is that of Appendix D.
     """
     dim = before.shape[1]
     state = GaussianState.from_samples(before.double().cpu().numpy())

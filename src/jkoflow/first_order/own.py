@@ -35,7 +35,7 @@ def own_scores(flow: Flow, rows: Particles) -> list[Tensor]:
     levels = [rows]
     for block in flow:
         levels.append(levels[-1].map(block.push))
-    scores = [-potential_gradient(flow.base, levels[-1].x)]
+    scores = [-potential_gradient(flow.law, levels[-1].x)]
     for block, level in reversed(list(zip(flow, levels[:-1], strict=True))):
         scores.append(_pulled_score(block, level, scores[-1]))
     return scores[::-1]

@@ -31,8 +31,6 @@ __all__ = ["Derivative", "assignment", "derivative_at", "transport_gap"]
 
 Reals = npt.NDArray[np.float64]
 
-_RIDGE = 1e-6
-
 
 def assignment(after: Tensor, before: Tensor) -> Tensor:
     """The permutation s that minimises Σ_i |after_i - before_{s(i)}|², shape `(n,)`.
@@ -49,10 +47,10 @@ def assignment(after: Tensor, before: Tensor) -> Tensor:
     return torch.as_tensor(linear_sum_assignment(cost)[1]).to(before.device)
 
 
-def _regular_moments(x: Reals) -> GaussianState:
-    """The moments of x with a covariance that is never singular."""
+def _regular_moments(x: Reals, *, ridge: float = 1e-6) -> GaussianState:
+    """The moments of x with `ridge` mean variances added to each, so that no covariance is singular."""
     state = GaussianState.from_samples(x)
-    floor = _RIDGE * float(np.trace(state.covariance)) / state.dim + np.finfo(np.float64).tiny
+    floor = ridge * float(np.trace(state.covariance)) / state.dim + np.finfo(np.float64).tiny
     return GaussianState(state.mean, state.covariance + floor * np.eye(state.dim))
 
 

@@ -28,18 +28,29 @@ from torch import Tensor
 from jkoflow.errors import InputError
 from jkoflow.first_order.pairs import Norm, StepPairs
 
-__all__ = ["LEAST_ROWS", "SCALES", "variational_norm"]
+__all__ = ["FieldSearch", "variational_norm"]
 
-SCALES = (1.0, 2.0, 4.0)
-"""Standard deviations of a feature's phase over the whitened rows, coarse to fine."""
 
-LEAST_ROWS = 100
-"""Fewest rows of which two halves are worth fitting on."""
+@dataclass(frozen=True)
+class FieldSearch:
+    """Which vector fields phi the maximum runs over, and how one of them is chosen.
 
-_FREQUENCIES = 48
-_RIDGES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
-_FOLDS = 4
-_SPREAD_FLOOR = 1e-6
+    Arguments:
+        scales: Standard deviations of a feature's phase over the whitened rows, coarse to fine; with none of
+            them phi is affine.
+        frequencies: How many directions w are drawn for each scale; each gives a cosine and a sine.
+        ridges: Candidates for what is added to the diagonal of A, whose entries are near 1.
+        folds: Parts of the fitted half that are left out in turn when scales and ridge are chosen.
+        spread_floor: Least variance of a whitened direction, relative to the largest one.
+        least_rows: Fewest pairs that are accepted: two halves of 50 are the least worth fitting on.
+    """
+
+    scales: tuple[float, ...] = (1.0, 2.0, 4.0)
+    frequencies: int = 48
+    ridges: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+    folds: int = 4
+    spread_floor: float = 1e-6
+    least_rows: int = 100
 
 
 @dataclass(frozen=True)
@@ -52,32 +63,34 @@ class _Features:
         mean: m, shape `(1, d + c)`.
         whiten: M, shape `(d + c, d + c)`.
         frequencies: W, shape `(m, d + c)`.
+        per_scale: How many of its rows belong to one scale.
         dim: d; columns of context are not differentiated by.
     """
 
     mean: Tensor
     whiten: Tensor
     frequencies: Tensor
+    per_scale: int
     dim: int
 
     @classmethod
-    def of(cls, columns: Tensor, dim: int, scales: tuple[float, ...], source: torch.Generator) -> _Features:
+    def of(cls, columns: Tensor, dim: int, search: FieldSearch, source: torch.Generator) -> _Features:
         mean = columns.mean(dim=0, keepdim=True)
         centred = columns - mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(columns))
-        values = values.clamp_min(_SPREAD_FLOOR * float(values.max()) + torch.finfo(values.dtype).tiny)
-        width = columns.shape[1]
+        values = values.clamp_min(search.spread_floor * float(values.max()) + torch.finfo(values.dtype).tiny)
+        width, count = columns.shape[1], search.frequencies
         sets = [
-            scale / math.sqrt(width) * torch.randn(_FREQUENCIES, width, generator=source, dtype=torch.float64)
-            for scale in scales
+            scale / math.sqrt(width) * torch.randn(count, width, generator=source, dtype=torch.float64)
+            for scale in search.scales
         ]
         frequencies = torch.cat([*sets, torch.empty(0, width, dtype=torch.float64)]).to(columns)
-        return cls(mean, (vectors * values.rsqrt()) @ vectors.T, frequencies, dim)
+        return cls(mean, (vectors * values.rsqrt()) @ vectors.T, frequencies, count, dim)
 
     def sizes(self, n_scales: int) -> list[int]:
         """How many features there are: the constant alone, then with none, one, ... of the scales."""
         first = 1 + len(self.whiten)
-        return [1, *(first + 2 * _FREQUENCIES * count for count in range(n_scales + 1))]
+        return [1, *(first + 2 * self.per_scale * count for count in range(n_scales + 1))]
 
     def at(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """f and a at each row, each `(n, K)`."""
@@ -86,8 +99,8 @@ class _Features:
         cosine, sine = self.heights * phase.cos(), self.heights * phase.sin()
         one = torch.ones_like(z[:, :1])
         return (
-            torch.cat([one, z, *_by_scale(cosine, sine)], dim=1),
-            torch.cat([0 * one, torch.ones_like(z), *_by_scale(-sine, cosine)], dim=1),
+            torch.cat([one, z, *self._by_scale(cosine, sine)], dim=1),
+            torch.cat([0 * one, torch.ones_like(z), *self._by_scale(-sine, cosine)], dim=1),
         )
 
     @property
@@ -100,14 +113,13 @@ class _Features:
         """u_k, shape `(K, d)`."""
         linear = self.whiten[:, : self.dim]
         waves = self.frequencies @ linear
-        pairs = [part for wave in torch.split(waves, _FREQUENCIES) for part in (wave, wave)]
+        pairs = [part for wave in torch.split(waves, self.per_scale) for part in (wave, wave)]
         return torch.cat([torch.zeros_like(linear[:1]), linear, *pairs])
 
-
-def _by_scale(cosine: Tensor, sine: Tensor) -> list[Tensor]:
-    """Cosines and sines of one scale after the other, so that the first scales are the first columns."""
-    both = zip(*(torch.split(waves, _FREQUENCIES, dim=1) for waves in (cosine, sine)), strict=True)
-    return [part for pair in both for part in pair]
+    def _by_scale(self, cosine: Tensor, sine: Tensor) -> list[Tensor]:
+        """Cosines and sines of one scale after the other, so that the first scales are the first columns."""
+        both = zip(*(torch.split(waves, self.per_scale, dim=1) for waves in (cosine, sine)), strict=True)
+        return [part for pair in both for part in pair]
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,7 @@ class _Moments:
 
 
 def variational_norm(
-    pairs: StepPairs, *, generator: torch.Generator, scales: tuple[float, ...] = SCALES
+    pairs: StepPairs, *, generator: torch.Generator, search: FieldSearch | None = None
 ) -> Norm:
     """‖xi'‖² from below, cross-fitted, with the standard error of the held-out values.
 
@@ -176,24 +188,27 @@ def variational_norm(
         pairs: Rows before and after the step, that no part of its fit used; in a context they are
             conditioned on it.
         generator: Source of the halves and of the features.
-        scales: See `SCALES`; with none of them phi is affine.
+        search: Which fields phi there are; `FieldSearch()` if None.
 
     Raises:
-        InputError: Fewer than `LEAST_ROWS` rows.
+        InputError: Fewer rows than the search needs.
     """
-    if len(pairs) < LEAST_ROWS:
-        raise InputError(f"pairs: expected at least {LEAST_ROWS} rows to cut in halves, got {len(pairs)}")
+    search = search or FieldSearch()
+    if len(pairs) < search.least_rows:
+        raise InputError(
+            f"pairs: expected at least {search.least_rows} rows to cut in halves, got {len(pairs)}"
+        )
     order = torch.randperm(len(pairs), generator=generator).to(pairs.after.device)
     halves = [pairs.rows(part) for part in order.chunk(2)]
-    gains = torch.cat([_gains(halves[fold], halves[1 - fold], scales, generator) for fold in (0, 1)])
+    gains = torch.cat([_gains(halves[fold], halves[1 - fold], search, generator) for fold in (0, 1)])
     return Norm(float(gains.mean()), float(gains.std()) / math.sqrt(len(gains)))
 
 
-def _gains(fitted: StepPairs, held: StepPairs, scales: tuple[float, ...], source: torch.Generator) -> Tensor:
+def _gains(fitted: StepPairs, held: StepPairs, search: FieldSearch, source: torch.Generator) -> Tensor:
     """The gains of rows of `held`, phi from those of `fitted`."""
-    features = _Features.of(_columns(fitted), fitted.after.shape[1], scales, source)
-    folds = _Rows.of(features, fitted).parts(_FOLDS)
-    c = _chosen(folds, features.sizes(len(scales)))
+    features = _Features.of(_columns(fitted), fitted.after.shape[1], search, source)
+    folds = _Rows.of(features, fitted).parts(search.folds)
+    c = _chosen(folds, features.sizes(len(search.scales)), search.ridges)
     return _Rows.of(features, held).gains(c)
 
 
@@ -201,17 +216,17 @@ def _columns(pairs: StepPairs) -> Tensor:
     return pairs.after if pairs.context is None else torch.cat([pairs.after, pairs.context], dim=1)
 
 
-def _chosen(folds: list[_Rows], sizes: list[int]) -> Tensor:
+def _chosen(folds: list[_Rows], sizes: list[int], ridges: tuple[float, ...]) -> Tensor:
     """C of all folds; its number of features and its ridge are the best on folds left out.
 
     Best is the mean gain less its standard error, so that a field which a few far rows make much of is not
     chosen. phi = 0 is among the candidates: where nothing is found, nothing is what is read.
     """
     moments = [fold.moments() for fold in folds]
-    best, chosen = 0.0, (0, _RIDGES[:1])
+    best, chosen = 0.0, (0, ridges[:1])
     for size in sizes:
-        fitted = [_total(moments, without=index).solutions(size, _RIDGES) for index in range(len(folds))]
-        for index, ridge in enumerate(_RIDGES):
+        fitted = [_total(moments, without=index).solutions(size, ridges) for index in range(len(folds))]
+        for index, ridge in enumerate(ridges):
             gains = torch.cat([fold.gains(c[index]) for fold, c in zip(folds, fitted, strict=True)])
             surely = float(gains.mean() - gains.std() / math.sqrt(len(gains)))
             if surely > best:

@@ -1,80 +1,57 @@
-r"""A flow: the composition T_N o ... o T_1 of trained blocks, a value once it is made.
+r"""A flow: the composition T_N o ... o T_1 of trained blocks with a known law at one end, a value once made.
 
     push = T_N o ... o T_1,   pull = its inverse,   log_det(x) = sum_n log|det dT_n(x_{n-1})|
 
-Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (38).
+The known law q is at the end where a table is pushed to it, and at the start where it is pushed to a target
+that is known by its energy. Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (38).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TypeAlias
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from jkoflow.blocks import Block, Inverse, SourcedBlock
-from jkoflow.laws import Law, StandardNormal
-from jkoflow.particles import Particles, empty_rows
+from jkoflow.blocks import Block, Inverse, Source
+from jkoflow.blocks.log_det import PushWithLogDet, push_block_with_log_det, push_exactly
+from jkoflow.errors import InputError
+from jkoflow.laws import Law
+from jkoflow.particles import Particles
+from jkoflow.storage.chunks import PULL_ROWS
 
-__all__ = ["Flow", "PushWithLogDet", "push_block_with_log_det"]
+__all__ = ["End", "Flow"]
 
-_PULL_ROWS = 1024
-"""Rows that are pulled at once: Newton's method may need all their Jacobians."""
-
-_TANGENT_ROWS = 6144
-"""Rows × (1 + d) that are carried at once: what they need in a layer is little more than a core's cache."""
-
-
-PushWithLogDet: TypeAlias = Callable[[Block, Particles], tuple[Tensor, Tensor]]
-"""A block's image of rows and its log-determinant there, exact or as training sees it."""
-
-
-def _exactly(block: Block, part: Particles) -> tuple[Tensor, Tensor]:
-    return block.push_with_log_det(part.x, part.context)
-
-
-def push_block_with_log_det(
-    block: Block, particles: Particles, push: PushWithLogDet = _exactly
-) -> tuple[Tensor, Tensor]:
-    """One block's image and log-determinant of many rows, in chunks that bound the memory of the tangents.
-
-    Arguments:
-        block: The block.
-        particles: The rows.
-        push: How a chunk is pushed; see `objective.push_with_log_det_by` for other ways than the exact one.
-    """
-    size = max(1, _TANGENT_ROWS // (1 + block.dim))
-    if not len(particles):
-        return particles.x, particles.x.new_zeros(0)
-    image, log_dets, start = empty_rows(len(particles), particles.dim, particles.x), [], 0
-    with torch.no_grad():
-        for part in particles.chunks(size):
-            image[start : start + len(part)], log_det = push(block, part)
-            log_dets.append(log_det)
-            start += len(part)
-    return image, torch.cat(log_dets)
+End = Literal["end", "start"]
+"""Where the known law is."""
 
 
 class Flow(nn.Module):
-    """T_N o ... o T_1 with the base law at its end.
+    """T_N o ... o T_1 with a known law at its end, or at its start.
 
     Arguments:
-        base: q, the law of the pushed particles.
+        law: q, the law of the pushed particles; at the start, the law of those that are pushed.
         blocks: T_1, ..., T_N in the order of `push`.
+        law_at: `"end"` or `"start"`.
+
+    Raises:
+        InputError: Another `law_at`.
     """
 
-    def __init__(self, base: Law, blocks: Iterable[Block] = ()) -> None:
+    def __init__(self, law: Law, blocks: Iterable[Block] = (), *, law_at: End = "end") -> None:
         super().__init__()
-        self.base = base
+        if law_at not in get_args(End):
+            raise InputError(f"law_at: expected 'end' or 'start', got {law_at!r}")
+        self.law, self.law_at = law, law_at
         self.blocks = nn.ModuleList(blocks)
         self.requires_grad_(False)
 
     @property
     def dim(self) -> int:
         """d."""
-        return self.base.dim
+        return self.law.dim
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -84,18 +61,19 @@ class Flow(nn.Module):
 
     def then(self, block: Block) -> Flow:
         """The flow that goes on with `block`; this one stays as it is."""
-        return Flow(self.base, [*self, block])
+        return Flow(self.law, [*self, block], law_at=self.law_at)
 
     def truncated(self, n_blocks: int) -> Flow:
         """The first `n_blocks` blocks alone."""
-        return Flow(self.base, list(self)[:n_blocks])
+        return Flow(self.law, list(self)[:n_blocks], law_at=self.law_at)
 
-    def split_source(self) -> tuple[Flow, SourcedBlock] | None:
-        """The flow before its last block, and that block, where it knows the law that it takes to q."""
-        *before, last = self if len(self) else [None]
-        if not isinstance(last, SourcedBlock) or not isinstance(self.base, StandardNormal):
+    def split_source(self) -> tuple[Flow, Source] | None:
+        """The flow before its last block, and the law that this takes to q, where it has a closed form."""
+        if not len(self) or self.law_at == "start":
             return None
-        return self.truncated(len(before)), last
+        *before, last = self
+        source = last.source(self.law)
+        return None if source is None else (self.truncated(len(before)), source)
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """T_N(...T_1(x)), shape `(n, d)`."""
@@ -105,7 +83,7 @@ class Flow(nn.Module):
         return particles.x
 
     def push_with_log_det(
-        self, x: Tensor, context: Tensor | None = None, *, push: PushWithLogDet = _exactly
+        self, x: Tensor, context: Tensor | None = None, *, push: PushWithLogDet = push_exactly
     ) -> tuple[Tensor, Tensor]:
         """The image and the log-determinant of the whole map, nats, `(n, d)` and `(n,)`, by `push`."""
         total = x.new_zeros(len(x), dtype=torch.float64)
@@ -123,7 +101,7 @@ class Flow(nn.Module):
         """The inverse image, each block refined to `tolerance`; the error is the whole map's round trip."""
         particles = Particles(y, context)
         for block in reversed(list(self)):
-            particles = particles.map(partial(block.pull, tolerance=tolerance), size=_PULL_ROWS)
+            particles = particles.map(partial(block.pull, tolerance=tolerance), size=PULL_ROWS)
         error = (self.push(particles.x, context) - y).norm(dim=1)
         return Inverse(particles.x, error)
 

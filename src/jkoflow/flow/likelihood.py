@@ -3,7 +3,9 @@ r"""The exact log-likelihood of the discrete map, one fold with an accumulator.
     log q_0(x) = -V(T_1^N(x)) - log Z + sum_n log|det dT_n(x_{n-1})|
                = log q_{N-1}(x_{N-1}) + sum_{n<N} log|det dT_n(x_{n-1})|
 
-the second where q_{N-1}, which T_N takes to the base, has a closed form: the same number for less.
+the second where q_{N-1}, which T_N takes to the base, has a closed form: the same number for less. Where the
+known law is at the start, rows are those of the target: log p_N(y) = log q(x) - sum_n log|det dT_n(x_{n-1})|,
+x = pull(y).
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, below eq. (38).
 """
@@ -16,7 +18,8 @@ import torch
 from torch import Tensor
 
 from jkoflow.flow import Flow
-from jkoflow.particles import PUSH_ROWS, Particles
+from jkoflow.particles import Particles
+from jkoflow.storage.chunks import PUSH_ROWS
 
 __all__ = ["log_prob", "standard_error"]
 
@@ -30,13 +33,16 @@ def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
 
 
 def _log_prob(flow: Flow, rows: Particles) -> Tensor:
+    if flow.law_at == "start":
+        at = flow.pull(rows.x, rows.context)
+        return flow.law.log_prob(at.double()) - flow.log_det(at, rows.context)
     split = flow.split_source()
     if split is None:
         latent, log_det = flow.push_with_log_det(rows.x, rows.context)
-        return flow.base.log_prob(latent.double()) + log_det
-    before, last = split
+        return flow.law.log_prob(latent.double()) + log_det
+    before, source = split
     image, log_det = before.push_with_log_det(rows.x, rows.context)
-    return last.source_log_prob(image, rows.context) + log_det
+    return source.log_prob(image, rows.context) + log_det
 
 
 def standard_error(nats: Tensor) -> float:

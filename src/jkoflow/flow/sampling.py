@@ -16,18 +16,21 @@ from torch import Tensor
 from jkoflow.blocks import Inverse
 from jkoflow.errors import InputError
 from jkoflow.flow import Flow
-from jkoflow.runtime import BASE_NOISE_ROWS, base_noise
+from jkoflow.runtime import base_noise, seed_stream
+from jkoflow.storage.chunks import BASE_NOISE_ROWS
 
-__all__ = ["ROUND_TRIP_TOLERANCE", "round_trip_tolerance", "sample"]
-
-ROUND_TRIP_TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
-"""Largest round-trip error of a sample that is not told of, by the model's dtype, standardised units."""
+__all__ = ["round_trip_tolerance", "sample"]
 
 
-def round_trip_tolerance(dtype: torch.dtype) -> float:
-    """`ROUND_TRIP_TOLERANCE` of a dtype; of a coarser one, that of float32."""
-    name = str(dtype).removeprefix("torch.")
-    return ROUND_TRIP_TOLERANCE.get(name, ROUND_TRIP_TOLERANCE["float32"])
+def round_trip_tolerance(dtype: torch.dtype, *, single: float = 1e-4, double: float = 1e-8) -> float:
+    """Largest round-trip error of a sample that is not told of, standardised units.
+
+    Arguments:
+        dtype: The model's.
+        single: The tolerance in float32 and in what is coarser.
+        double: The tolerance in float64.
+    """
+    return double if dtype is torch.float64 else single
 
 
 @torch.no_grad()
@@ -43,7 +46,7 @@ def sample(
     """Draw from q_0 in standardised units.
 
     Arguments:
-        flow: The trained flow, with a standard normal base.
+        flow: The trained flow.
         n_rows: How many rows.
         seed: Seed of the base noise.
         context: Shape `(n_rows, c)`, or None.
@@ -60,16 +63,40 @@ def sample(
         raise InputError(f"n_samples: expected at least 1, got {n_rows}")
     if context is not None and len(context) != n_rows:
         raise InputError(f"context: expected {n_rows} rows, one for each sample, got {len(context)}")
-    pulled, last = flow.split_source() or (flow, None)
+    if flow.law_at == "start":
+        return _pushed(flow, n_rows, seed=seed, context=context, like=like)
+    pulled, source = flow.split_source() or (flow, None)
     parts: list[Inverse] = []
     for start in range(0, n_rows, BASE_NOISE_ROWS):
-        noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=start // BASE_NOISE_ROWS)
-        part = None if context is None else _padded(context[start : start + BASE_NOISE_ROWS])
-        rows = noise if last is None else last.source_draw(noise.to(like.device), part)
+        block, part = start // BASE_NOISE_ROWS, None
+        if context is not None:
+            part = _padded(context[start : start + BASE_NOISE_ROWS])
+        if source is None:
+            rows = _noise(flow, seed, block)
+        else:
+            noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=block)
+            rows = source.draw(noise.to(like.device), part)
         parts.append(pulled.invert(rows.to(like), part, tolerance=tolerance))
     return Inverse(
         torch.cat([part.x for part in parts])[:n_rows], torch.cat([part.error for part in parts])[:n_rows]
     )
+
+
+def _noise(flow: Flow, seed: int, block: int) -> Tensor:
+    """1,024 draws of the known law from (seed, block number), float64."""
+    if flow.law.is_standard:
+        return base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=block)
+    return flow.law.sample(BASE_NOISE_ROWS, seed_stream(seed, "base_noise", block))
+
+
+def _pushed(flow: Flow, n_rows: int, *, seed: int, context: Tensor | None, like: Tensor) -> Inverse:
+    """Draws of the law at the start, pushed; there is nothing to invert, and no error."""
+    parts = []
+    for start in range(0, n_rows, BASE_NOISE_ROWS):
+        part = None if context is None else _padded(context[start : start + BASE_NOISE_ROWS])
+        parts.append(flow.push(_noise(flow, seed, start // BASE_NOISE_ROWS).to(like), part))
+    x = torch.cat(parts)[:n_rows]
+    return Inverse(x, torch.zeros(len(x), dtype=x.dtype, device=x.device))
 
 
 def _padded(context: Tensor) -> Tensor:

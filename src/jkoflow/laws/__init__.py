@@ -30,6 +30,8 @@ __all__ = [
     "Law",
     "Rings",
     "StandardNormal",
+    "check_law",
+    "law_named",
     "make_law",
     "rose",
     "tree",
@@ -68,3 +70,37 @@ def make_law(name: str, **options: object) -> Law:
         expected = ", ".join(signature.parameters) or "no options"
         raise InputError(f"law {name!r}: expected {expected}; {mismatch}") from None
     return LAWS[name](**options)
+
+
+def check_law(option: str | Mapping[str, object]) -> None:
+    """Refuse an option `law` that names no law.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    kind = option if isinstance(option, str) else option.get("kind")
+    if kind not in LAWS:
+        raise InputError(
+            f"law: expected one of {', '.join(sorted(LAWS))}, or a table with kind, got {option!r}"
+        )
+
+
+def law_named(option: str | Mapping[str, object], dim: int) -> Law:
+    """The law that a flow of `dim` columns ends in, by the option `law`.
+
+    Arguments:
+        option: A key of `LAWS`, or a table with `kind` and that law's own arguments.
+        dim: d, which the law's own `dim` is where it has that argument.
+
+    Raises:
+        InputError: An unknown law, wrong arguments of it, or a law of another dimension.
+    """
+    check_law(option)
+    given: dict[str, object] = {"kind": option} if isinstance(option, str) else dict(option)
+    kind = given.pop("kind")
+    if "dim" in inspect.signature(LAWS[str(kind)]).parameters:
+        given.setdefault("dim", dim)
+    law = make_law(str(kind), **given)
+    if law.dim != dim:
+        raise InputError(f"law: expected one of {dim} columns, got {kind} of {law.dim}")
+    return law

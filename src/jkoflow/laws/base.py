@@ -55,6 +55,16 @@ class Law(ABC):
         """lambda > 0 with ∇²V >= lambda I everywhere; None where V is not strongly convex."""
 
     @property
+    def is_standard(self) -> bool:
+        """Whether this is N(0, I), which closed-form maps and the Ornstein-Uhlenbeck path end at."""
+        return False
+
+    @property
+    def quadratic(self) -> tuple[Tensor, Tensor] | None:
+        """Centre b `(d,)` and matrix A `(d, d)` of V(x) = (x-b)ᵀ A (x-b)/2; None where V is not quadratic."""
+        return None
+
+    @property
     @abstractmethod
     def log_normaliser(self) -> float:
         """log Z = log ∫ exp(-V), in nats."""

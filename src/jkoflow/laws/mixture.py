@@ -12,6 +12,8 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,11 +21,9 @@ from torch import Tensor
 from jkoflow.errors import InputError
 from jkoflow.laws.base import Law, check_points
 from jkoflow.laws.quadratic import cholesky_factors
+from jkoflow.storage.chunks import MIXTURE_SCORED_NUMBERS
 
 __all__ = ["GaussianMixture"]
-
-_CHUNK_NUMBERS = 2**21
-"""Rows × components × d held at once: 16 MB in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class GaussianMixture(Law):
     stds: Tensor | None
     covariances: Tensor | None
     dim: int = field(init=False)
-    _factors: Tensor = field(init=False, repr=False)
+    scored_numbers: ClassVar[int] = MIXTURE_SCORED_NUMBERS
 
     def __init__(
         self,
@@ -79,7 +79,37 @@ class GaussianMixture(Law):
             raise InputError(f"stds, covariances: expected shape {expected}, got {tuple(got.shape)}")
         object.__setattr__(self, "stds", s)
         object.__setattr__(self, "covariances", c)
-        object.__setattr__(self, "_factors", s if c is None else cholesky_factors("covariances", c))
+        if c is not None:
+            self.__dict__["_factors"] = cholesky_factors("covariances", c)
+
+    @classmethod
+    def of_moments(cls, weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixture:
+        """The mixture of numbers that belong together by construction, as those of EM do: taken as they are.
+
+        Arguments:
+            weights: w, shape `(K,)`, of sum 1.
+            means: m_k, shape `(K, d)`.
+            covariances: Σ_k, shape `(K, d, d)`.
+        """
+        law = object.__new__(cls)
+        parts = {"weights": weights, "means": means, "covariances": covariances}
+        law.__dict__.update({name: part.to("cpu", torch.float64) for name, part in parts.items()})
+        law.__dict__.update(stds=None, dim=means.shape[1])
+        return law
+
+    @cached_property
+    def full_covariances(self) -> Tensor:
+        """Σ_k of every component, shape `(K, d, d)`."""
+        if self.covariances is not None:
+            return self.covariances
+        assert self.stds is not None
+        return self.stds.square()[:, None, None] * torch.eye(self.dim, dtype=torch.float64)
+
+    @cached_property
+    def _factors(self) -> Tensor:
+        """L_k with L_k L_kᵀ = Σ_k."""
+        assert self.covariances is not None
+        return cholesky_factors("covariances", self.covariances)
 
     @property
     def lam(self) -> None:
@@ -94,7 +124,7 @@ class GaussianMixture(Law):
     def potential(self, x: Tensor) -> Tensor:
         check_points(x, self.dim)
         rows = x.reshape(-1, self.dim)
-        chunk = max(1, _CHUNK_NUMBERS // self.means.numel())
+        chunk = max(1, self.scored_numbers // self.means.numel())
         density = torch.cat([self._log_density(part) for part in torch.split(rows, chunk)])
         return -density.reshape(x.shape[:-1])
 

@@ -42,6 +42,16 @@ class StandardNormal(Law):
         return 1.0
 
     @property
+    def is_standard(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def quadratic(self) -> tuple[Tensor, Tensor]:
+        """b = 0 and A = I."""
+        return torch.zeros(self.dim, dtype=torch.float64), torch.eye(self.dim, dtype=torch.float64)
+
+    @property
     def log_normaliser(self) -> float:
         """log Z = (d/2) log 2π."""
         return 0.5 * self.dim * math.log(2 * math.pi)

@@ -76,6 +76,11 @@ class Gaussian(Law):
         return 1 / float(torch.linalg.eigvalsh(self.covariance)[-1])
 
     @property
+    def quadratic(self) -> tuple[Tensor, Tensor]:
+        """b and A = Σ^{-1}."""
+        return self.mean, torch.linalg.inv(self.covariance)
+
+    @property
     def log_normaliser(self) -> float:
         """log Z = (d log 2π + log det Σ)/2."""
         return 0.5 * self.dim * math.log(2 * math.pi) + float(self._factor.diagonal().log().sum())

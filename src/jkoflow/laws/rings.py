@@ -19,9 +19,6 @@ from jkoflow.laws.base import Law, check_points
 
 __all__ = ["Rings"]
 
-_BISECTIONS = 60
-"""Halvings of the bracket of a radius: below the spacing of float64 numbers."""
-
 
 @dataclass(frozen=True)
 class Rings(Law):
@@ -78,11 +75,14 @@ class Rings(Law):
         mass: Tensor = s**2 * profile + ring * s * math.sqrt(2 * math.pi) * normal
         return mass
 
-    def _radius_at(self, level: Tensor, ring: Tensor) -> Tensor:
-        """The radius within which a share `level` of each ring lies, by bisection."""
+    def _radius_at(self, level: Tensor, ring: Tensor, *, halvings: int = 60) -> Tensor:
+        """The radius within which a share `level` of each ring lies, by bisection.
+
+        60 halvings take the bracket of 40 s below the spacing of float64 numbers.
+        """
         mass = level * self._mass_within(math.inf, ring)
         low, high = torch.zeros_like(ring), ring + 40 * self.std
-        for _ in range(_BISECTIONS):
+        for _ in range(halvings):
             middle = (low + high) / 2
             below = self._mass_within(middle, ring) < mass
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)

@@ -1,9 +1,10 @@
 """Line drawings as Gaussian mixtures: a pen stroke is a chain of round components.
 
 A stroke of width s (standard deviation across the line) and ink i (mass per length) becomes components of
-standard deviation s every 1.5 s along it, each of mass i · 1.5 s: by Poisson's sum, a line even to a part in
-2 exp(-2π²/1.5²) = 3e-4. A shape drawn later may cover what lies behind it, which is how petals overlap. The
-finished drawing is moved and scaled to mean 0 and a variance of 1 per coordinate, on average over the two.
+standard deviation s every h s along it, each of mass i h s, with h = 1.5 by default: by Poisson's sum, a line
+even to a part in 2 exp(-2π²/h²) = 3e-4. A shape drawn later may cover what lies behind it, which is how
+petals overlap. The finished drawing is moved and scaled to mean 0 and a variance of 1 per coordinate, on
+average over the two.
 """
 
 from __future__ import annotations
@@ -21,9 +22,6 @@ __all__ = ["Drawing", "Points", "arc", "bend", "inside", "resample"]
 
 Points = NDArray[np.float64]
 """Points along a curve, shape `(n, 2)`."""
-
-_SPACING = 1.5
-"""Distance of neighbouring components in units of their standard deviation."""
 
 
 def resample(curve: Points, n: int) -> Points:
@@ -56,11 +54,19 @@ def inside(points: Points, polygon: Points) -> NDArray[np.bool_]:
 
 @dataclass
 class Drawing:
-    """A sheet that strokes are put on, from back to front."""
+    """A sheet that strokes are put on, from back to front.
+
+    Attributes:
+        points: Centres of the components drawn so far, shape `(n, 2)`.
+        widths: Their standard deviations, shape `(n,)`.
+        masses: Their masses, shape `(n,)`, not yet of sum 1.
+        spacing: h, the distance of neighbouring components in units of their standard deviation.
+    """
 
     points: Points = field(default_factory=lambda: np.empty((0, 2)))
     widths: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     masses: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    spacing: float = 1.5
 
     def stroke(
         self, curve: Points, width: float, ink: float = 1.0, *, end_width: float | None = None
@@ -75,7 +81,7 @@ class Drawing:
         """
         last = width if end_width is None else end_width
         length = float(np.hypot(*np.diff(curve, axis=0).T).sum())
-        n = max(2, math.ceil(length / (_SPACING * 0.5 * (width + last))))
+        n = max(2, math.ceil(length / (self.spacing * 0.5 * (width + last))))
         widths = np.linspace(width, last, n)
         self.points = np.concatenate([self.points, resample(curve, n)])
         self.widths = np.concatenate([self.widths, widths])

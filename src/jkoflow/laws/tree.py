@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
@@ -19,20 +20,42 @@ from jkoflow.laws.strokes import Drawing, Points, bend
 
 __all__ = ["tree"]
 
-_FORKS = 7
-_TRUNK_WIDTH = 0.062
-_TWIG_WIDTH = 0.013
-_TRUNK_LENGTH = 0.80
-_TWIG = 4
-"""Forks after which branches are thin enough to carry leaves."""
+
+@dataclass(frozen=True)
+class _Growth:
+    """How a tree grows; see `tree`."""
+
+    forks: int
+    leafless: int
+    trunk_length: float
+    trunk_width: float
+    twig_width: float
 
 
-def tree() -> GaussianMixture:
-    """The tree as an exactly known mixture of round Gaussians, mean 0, mean variance 1."""
+def tree(
+    *,
+    forks: int = 7,
+    leafless: int = 4,
+    trunk_length: float = 0.80,
+    trunk_width: float = 0.062,
+    twig_width: float = 0.013,
+) -> GaussianMixture:
+    """The tree as an exactly known mixture of round Gaussians, mean 0, mean variance 1.
+
+    Lengths and widths are in units of the drawing before it is standardised.
+
+    Arguments:
+        forks: How often the trunk and its branches fork, one after the other.
+        leafless: Forks after which branches are thin enough to carry leaves.
+        trunk_length: Length of the trunk up to its first fork, before it is varied.
+        trunk_width: Standard deviation across the trunk at its foot.
+        twig_width: Standard deviation that no branch is narrower than.
+    """
+    growth = _Growth(forks, leafless, trunk_length, trunk_width, twig_width)
     drawing = Drawing()
     vary = _golden_sequence()
     _draw_roots(drawing)
-    _draw_branch(drawing, np.array([0.0, 0.0]), math.pi / 2, 0, vary)
+    _draw_branch(drawing, growth, np.array([0.0, 0.0]), math.pi / 2, 0, vary)
     return drawing.to_mixture()
 
 
@@ -41,21 +64,23 @@ def _golden_sequence() -> Iterator[float]:
     return (2 * ((index * 0.6180339887498949) % 1.0) - 1 for index in count(1))
 
 
-def _draw_branch(drawing: Drawing, start: Points, angle: float, level: int, vary: Iterator[float]) -> None:
-    length = _TRUNK_LENGTH * 0.78**level * (1 + 0.18 * next(vary))
-    width = max(_TWIG_WIDTH, _TRUNK_WIDTH * 0.68**level)
+def _draw_branch(
+    drawing: Drawing, growth: _Growth, start: Points, angle: float, level: int, vary: Iterator[float]
+) -> None:
+    length = growth.trunk_length * 0.78**level * (1 + 0.18 * next(vary))
+    width = max(growth.twig_width, growth.trunk_width * 0.68**level)
     heading = np.array([math.cos(angle), math.sin(angle)])
     side = np.array([-heading[1], heading[0]])
     end = start + length * heading
     curve = bend(start, start + 0.5 * length * heading + 0.08 * length * next(vary) * side, end, n=24)
-    drawing.stroke(curve, width, ink=width, end_width=max(_TWIG_WIDTH, 0.7 * width))
-    if level >= _TWIG:
+    drawing.stroke(curve, width, ink=width, end_width=max(growth.twig_width, 0.7 * width))
+    if level >= growth.leafless:
         _draw_leaves(drawing, curve, angle, vary)
-    if level < _FORKS:
+    if level < growth.forks:
         for turn in (0.42, -0.42):
             # Branches that have leaned over grow back towards the light.
             upright = 0.10 * (math.pi / 2 - angle)
-            _draw_branch(drawing, end, angle + turn + 0.20 * next(vary) + upright, level + 1, vary)
+            _draw_branch(drawing, growth, end, angle + turn + 0.20 * next(vary) + upright, level + 1, vary)
 
 
 def _draw_leaves(drawing: Drawing, twig: Points, angle: float, vary: Iterator[float]) -> None:

@@ -19,7 +19,7 @@ from jkoflow.config import Settings
 from jkoflow.data import Schema
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError
 from jkoflow.flow import Flow
-from jkoflow.laws import StandardNormal
+from jkoflow.laws import law_named
 from jkoflow.model.model import Model
 from jkoflow.runtime import resolve_device, resolve_dtype
 from jkoflow.storage import (
@@ -51,7 +51,7 @@ def save_model(model: Model, folder: str | os.PathLike[str], *, overwrite: bool 
                 "format": FORMAT,
                 "jkoflow": version("jkoflow"),
                 "settings": model.settings.to_dict(),
-                "base": {"kind": "standard_normal", "dim": model.flow.dim},
+                "base": _law(model.settings, model.flow.dim),
                 "blocks": [block.to_config() for block in model.flow],
                 "facts": model.facts,
                 "model_sha256": digest,
@@ -99,7 +99,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 def _settings_here(options: dict[str, Any]) -> Settings:
     """The settings of the fit; on a device of this machine where the fit's own is not here."""
-    settings = Settings.from_mapping(options)
+    settings = Settings.from_record(options)
     try:
         resolve_device(settings.device)
     except InputError:
@@ -109,13 +109,10 @@ def _settings_here(options: dict[str, Any]) -> Settings:
 
 def _flow_of(config: dict[str, Any], tensors: dict[str, Tensor], settings: Settings, *, dim: int) -> Flow:
     """The flow of a model folder; a ValueError where config, tensors and columns do not belong together."""
-    flow, dtype, device = (
-        Flow(StandardNormal(dim)),
-        resolve_dtype(settings.dtype),
-        resolve_device(settings.device),
-    )
-    if config["base"] != {"kind": "standard_normal", "dim": dim}:
-        raise ValueError(f"expected a standard normal base of {dim} columns, got {config['base']}")
+    dtype, device = resolve_dtype(settings.dtype), resolve_device(settings.device)
+    if config["base"] != _law(settings, dim):
+        raise ValueError(f"expected the law {_law(settings, dim)} at the end, got {config['base']}")
+    flow = Flow(law_named(settings.law, dim))
     named = {name.split(".")[1] for name in tensors}
     if named != {str(number) for number in range(len(config["blocks"]))}:
         raise ValueError(f"tensors of {len(named)} blocks, settings of {len(config['blocks'])}")
@@ -127,6 +124,12 @@ def _flow_of(config: dict[str, Any], tensors: dict[str, Tensor], settings: Setti
             raise ValueError(f"block {number + 1} of dimension {block.dim}, expected {dim}")
         flow = flow.then(block.to(device))
     return flow
+
+
+def _law(settings: Settings, dim: int) -> dict[str, Any]:
+    """The law at the end of the flow, by name, with its own arguments."""
+    named = {"kind": settings.law} if isinstance(settings.law, str) else dict(settings.law)
+    return {**named, "dim": dim}
 
 
 def _card(model: Model) -> str:

@@ -21,9 +21,9 @@ from jkoflow.data import Schema, Table
 from jkoflow.errors import InputError
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob
+from jkoflow.flow.sampling import sample
 from jkoflow.particles import empty_rows
 from jkoflow.runtime import resolve_device, resolve_dtype
-from jkoflow.flow.sampling import sample
 from jkoflow.storage.scratch import row_slices
 
 __all__ = ["Model", "encode_table"]

@@ -6,11 +6,10 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (22) and section 5.1.
 from __future__ import annotations
 
 from jkoflow.particles.moments import Moments
-from jkoflow.particles.particles import PUSH_ROWS, DeferredParticles, Particles, empty_rows
+from jkoflow.particles.particles import DeferredParticles, Particles, empty_rows
 from jkoflow.particles.smoothing import Smoothing, resolve_smoothing
 
 __all__ = [
-    "PUSH_ROWS",
     "DeferredParticles",
     "Moments",
     "Particles",

@@ -1,11 +1,12 @@
-r"""Mean and covariance of rows, as they are and shrunk, of any number of rows.
+r"""Mean and covariance of particles, as they are and shrunk, of any number of rows, weights and processes.
 
     m = E[x],   S = E[(x-m)(x-m)^T],   S* = (1 - rho) S + rho mu I,   mu = tr S / d
     rho = min(b, e)/e,   e = |S - mu I|_F^2 / d,   b = (E|x-m|^4 - |S|_F^2) / (n d)
 
-Up to 64 MB of float64 the sums are taken at once; beyond, a chunk of rows at a time. Source: Ledoit & Wolf
-(2004), "A well-conditioned estimator for large-dimensional covariance matrices", section 3.2; the form is
-scikit-learn's `ledoit_wolf`.
+Up to 64 MB of float64 in one process the sums are taken at once; beyond, a chunk of rows at a time. With
+weights n is the effective number of rows, (sum w)^2 / sum w^2. Source: Ledoit & Wolf (2004), "A
+well-conditioned estimator for large-dimensional covariance matrices", section 3.2; the form is scikit-learn's
+`ledoit_wolf`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
+from jkoflow.particles.particles import Particles
+from jkoflow.storage.chunks import WHOLE_NUMBERS
 from jkoflow.storage.scratch import CHUNK_ROWS
+from jkoflow.world import ALONE
 
 __all__ = ["Moments"]
-
-_WHOLE_NUMBERS = 2**23
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,20 @@ class Moments:
     shrunk: Tensor
 
     @classmethod
-    def of(cls, *parts: Tensor) -> Moments:
-        """The moments of all rows together, each part of shape `(n_k, d)`."""
-        if sum(part.numel() for part in parts) <= _WHOLE_NUMBERS:
-            return _at_once(torch.cat([part.double() for part in parts]))
-        return _by_chunks(parts)
+    def of(
+        cls, *parts: Particles, whole_numbers: int = WHOLE_NUMBERS, chunk_rows: int = CHUNK_ROWS
+    ) -> Moments:
+        """The moments of all rows together, by their weights, over all processes of the parts' world.
+
+        Arguments:
+            parts: The rows.
+            whole_numbers: Numbers up to which sums are taken of all rows at once.
+            chunk_rows: Rows of a chunk beyond.
+        """
+        plain = all(part.weight is None and part.world is ALONE for part in parts)
+        if plain and sum(part.x.numel() for part in parts) <= whole_numbers:
+            return _at_once(torch.cat([part.x.double() for part in parts]))
+        return _by_chunks(parts, chunk_rows)
 
 
 def _at_once(x: Tensor) -> Moments:
@@ -52,14 +63,27 @@ def _at_once(x: Tensor) -> Moments:
     return Moments(x.mean(dim=0), torch.cov(x.T, correction=0).reshape(dim, dim), shrunk)
 
 
-def _by_chunks(parts: Sequence[Tensor]) -> Moments:
-    n, dim = sum(len(part) for part in parts), parts[0].shape[1]
-    mean = sum((x.sum(dim=0) for x in _chunks(parts)), start=_zeros(parts, dim)) / n
+def _by_chunks(parts: Sequence[Particles], chunk_rows: int) -> Moments:
+    """From sums over chunks of rows, each row by its weight; n is the effective number of rows."""
+    world, dim = parts[0].world, parts[0].dim
+    sums = [_zeros(parts), _zeros(parts, dim), _zeros(parts)]
+    for x, weight in _chunks(parts, chunk_rows):
+        sums[0] += weight.sum()
+        sums[1] += weight @ x
+        sums[2] += weight.square().sum()
+    total, first, squares = (world.sum(value) for value in sums)
+    mean, n = first / total, float(total.square() / squares)
     covariance, fourth = _zeros(parts, dim, dim), _zeros(parts)
-    for x in _chunks(parts):
+    for x, weight in _chunks(parts, chunk_rows):
         centred = x - mean
-        covariance += centred.T @ centred / n
-        fourth += centred.square().sum(dim=1).square().sum() / n
+        covariance += (centred * weight[:, None]).T @ centred / total
+        fourth += weight @ centred.square().sum(dim=1).square() / total
+    return _shrunk(mean, world.sum(covariance), world.sum(fourth), n)
+
+
+def _shrunk(mean: Tensor, covariance: Tensor, fourth: Tensor, n: float) -> Moments:
+    """The moments with S*, from S, E|x-m|^4 and the number of rows."""
+    dim = len(mean)
     mu, square = covariance.trace() / dim, covariance.square().sum()
     spread = (square - dim * mu**2) / dim
     error = torch.minimum((fourth - square) / (n * dim), spread)
@@ -68,10 +92,13 @@ def _by_chunks(parts: Sequence[Tensor]) -> Moments:
     return Moments(mean, covariance, (1 - share) * covariance + share * mu * identity)
 
 
-def _chunks(parts: Sequence[Tensor]) -> Iterator[Tensor]:
+def _chunks(parts: Sequence[Particles], chunk_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Positions and weights of a chunk of rows at a time, float64."""
     for part in parts:
-        yield from (chunk.double() for chunk in torch.split(part, CHUNK_ROWS))
+        for chunk in part.chunks(chunk_rows):
+            x = chunk.x.double()
+            yield x, x.new_ones(len(x)) if chunk.weight is None else chunk.weight.to(x)
 
 
-def _zeros(parts: Sequence[Tensor], *shape: int) -> Tensor:
-    return parts[0].new_zeros(shape, dtype=torch.float64)
+def _zeros(parts: Sequence[Particles], *shape: int) -> Tensor:
+    return parts[0].rows(slice(0, 0)).x.new_zeros(shape, dtype=torch.float64)

@@ -1,26 +1,29 @@
-"""Particles: samples of the current law p_n, with the context each was observed under.
+"""Particles: samples of the current law p_n, with the context and the weight that each was observed with.
+
+    E[f(x)] = sum_i w_i f(x_i) / sum_i w_i,      x_i ~ p_n
 
 Row i of `x` is a draw of p_n in standardised units; a step takes particles and returns particles, and there
 is no second copy of the data downstream (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 22). Particles of
-256 MB and more live in a temporary file that goes with them; the numbers are the same to the last bit.
+256 MB and more live in a temporary file that goes with them; the numbers are the same to the last bit. Every
+statistic over rows goes through `world`, so that a process needs its own share of the rows alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from jkoflow.errors import InputError
+from jkoflow.storage.chunks import PUSH_ROWS
 from jkoflow.storage.scratch import empty_array
+from jkoflow.world import ALONE, World
 
-__all__ = ["PUSH_ROWS", "DeferredParticles", "Particles", "empty_rows"]
-
-PUSH_ROWS = 16_384
-"""Rows that are pushed at once: large enough for full speed, small enough that memory stays flat."""
+__all__ = ["DeferredParticles", "Particles", "empty_rows"]
 
 
 def empty_rows(n_rows: int, dim: int, like: Tensor) -> Tensor:
@@ -37,10 +40,17 @@ class Particles:
     Arguments:
         x: Positions, shape `(n, d)`, standardised units.
         context: What each row is conditioned on, shape `(n, c)`, or None.
+        weight: How much each row counts, shape `(n,)`, float64, >= 0; None where all count the same.
+        world: The processes that have the rows of the law among them; these are the rows of this one.
+
+    Raises:
+        InputError: Shapes that do not agree.
     """
 
     x: Tensor
     context: Tensor | None = None
+    weight: Tensor | None = None
+    world: World = ALONE
 
     def __post_init__(self) -> None:
         if self.x.dim() != 2:
@@ -50,6 +60,8 @@ class Particles:
                 f"context: expected shape ({len(self.x)}, c), got {tuple(self.context.shape)};"
                 " give one context row for each row"
             )
+        if self.weight is not None and self.weight.shape != (len(self.x),):
+            raise InputError(f"weight: expected shape ({len(self.x)},), got {tuple(self.weight.shape)}")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -69,17 +81,31 @@ class Particles:
         """c + d."""
         return self.dim + self.context_dim
 
+    # ── rows ──
+
+    def at(self, x: Tensor) -> Particles:
+        """The same rows at other positions, shape `(n, d)`."""
+        return Particles(x, self.context, self.weight, self.world)
+
     def rows(self, index: Tensor | slice) -> Particles:
         """The particles at `index`, in that order."""
-        return Particles(self.x[index], None if self.context is None else self.context[index])
+        context, weight = self._beside(index)
+        return Particles(self.x[index], context, weight, self.world)
 
     def few(self, index: Tensor) -> Particles:
         """As `rows`, for once: where particles are deferred, no others are made for it."""
         return self.rows(index.to(self.x.device))
 
     def draw(self, count: int, generator: torch.Generator) -> Particles:
-        """`count` particles drawn with replacement."""
-        return self.rows(torch.randint(len(self), (count,), generator=generator).to(self.x.device))
+        """`count` particles drawn with replacement, each by its weight; divided among the processes."""
+        count = self.world.share(count)
+        if self.weight is None:
+            index = torch.randint(len(self), (count,), generator=generator)
+        else:
+            position = torch.rand(count, generator=generator, dtype=torch.float64)
+            index = torch.searchsorted(self._cumulated, position * self._cumulated[-1], right=True)
+        drawn = self.rows(index.to(self.x.device))
+        return drawn if self.weight is None else replace(drawn, weight=None)
 
     def chunks(self, size: int = PUSH_ROWS) -> Iterator[Particles]:
         """The particles in order, at most `size` rows at a time."""
@@ -98,7 +124,51 @@ class Particles:
         for start in range(0, len(self), size):
             part = self.rows(slice(start, start + size))
             image[start : start + len(part)] = push(part.x, part.context)
-        return Particles(image, self.context)
+        return self.at(image)
+
+    # ── statistics ──
+
+    def average(self, values: Tensor) -> Tensor:
+        """The mean over the rows of this process of a number for each, shape `(n,)`; differentiable."""
+        if self.weight is None:
+            return values.mean()
+        weight = self.weight.to(values)
+        return (weight * values).sum() / weight.sum()
+
+    def mean(self, values: Tensor) -> float:
+        """The mean over the rows of all processes of a number for each, shape `(n,)`, in float64."""
+        return self.world.mean(values, self.weight)
+
+    def standard_error(self, values: Tensor) -> float:
+        """The standard error of `mean`; NaN for a single row, which tells nothing of it.
+
+        With weights the number of rows is the effective one, since a mean with unequal weights is as
+        uncertain as that of so many rows.
+        """
+        rows = self.effective_rows
+        if rows <= 1:
+            return math.nan
+        squares = (values.detach().to(torch.float64) - self.mean(values)).square()
+        return math.sqrt(self.mean(squares) / (rows - 1))
+
+    @property
+    def effective_rows(self) -> float:
+        """(sum w)² / sum w² over all processes: the number of rows where all count the same (Kish 1965)."""
+        if self.weight is None:
+            return float(self.world.sum(torch.tensor(float(len(self)), dtype=torch.float64)))
+        sums = self.world.sum(torch.stack([self.weight.sum(), self.weight.square().sum()]))
+        return float(sums[0].square() / sums[1])
+
+    @cached_property
+    def _cumulated(self) -> Tensor:
+        assert self.weight is not None
+        return self.weight.cpu().cumsum(dim=0)
+
+    def _beside(self, index: Tensor | slice) -> tuple[Tensor | None, Tensor | None]:
+        """Context and weight of the rows at `index`."""
+        parts = (None if values is None else values[index] for values in (self.context, self.weight))
+        context, weight = parts
+        return context, weight
 
 
 class DeferredParticles(Particles):
@@ -118,7 +188,8 @@ class DeferredParticles(Particles):
 
     def __init__(self, source: Particles, push: Callable[[Tensor, Tensor | None], Tensor]) -> None:
         shape = (len(source), source.dim)  # the class is frozen, so not by attribute
-        self.__dict__.update(context=source.context, _source=source, _push=push, _shape=shape)
+        beside = {"context": source.context, "weight": source.weight, "world": source.world}
+        self.__dict__.update(beside, _source=source, _push=push, _shape=shape)
 
     @cached_property
     def x(self) -> Tensor:
@@ -139,12 +210,11 @@ class DeferredParticles(Particles):
         """As `rows`, for once: no others are made for it."""
         if "x" in self.__dict__:
             return super().few(index)
-        return Particles(self._source.x, self.context).few(index).map(self._push)
+        return self.at(self._source.x).few(index).map(self._push)
 
     def rows(self, index: Tensor | slice) -> Particles:
         """The particles at `index`, in that order."""
         if "x" in self.__dict__ or not isinstance(index, slice):
             return super().rows(index)
         # of all rows of the source, so that a slice has the same bits whoever has asked for what before
-        source = Particles(self._source.x, self.context)
-        return source.rows(index).map(self._push)
+        return self.at(self._source.x).rows(index).map(self._push)

@@ -55,15 +55,16 @@ class Smoothing:
             name = "time" if self.time is not None else "delta"
             raise InputError(f"smoothing: expected {name} to be a number above 0, got {amount!r}")
 
-    def resolve(self, x: Tensor) -> Smoothing:
+    def resolve(self, x: Tensor, weight: Tensor | None = None) -> Smoothing:
         """The same smoothing with its time fixed by the rows x, shape `(n, d)`; as it is where it has a time.
 
-        A distance becomes the time that the lemma gives for it; M2 is the mean of |x|² over the rows.
+        A distance becomes the time that the lemma gives for it; M2 is the mean of |x|² over the rows, by
+        their weights `(n,)` where they have any.
         """
         if self.delta is None:
             return self
         dim = x.shape[-1]
-        spread = 2 * dim + (_second_moment(x) if self.kind == "ornstein_uhlenbeck" else 0.0)
+        spread = 2 * dim + (_second_moment(x, weight) if self.kind == "ornstein_uhlenbeck" else 0.0)
         return Smoothing(self.kind, time=self.delta**2 / spread)
 
     def w2_bound(self, x: Tensor) -> float:
@@ -142,7 +143,9 @@ def _is_positive(number: object) -> bool:
     return isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf
 
 
-def _second_moment(x: Tensor) -> float:
+def _second_moment(x: Tensor, weight: Tensor | None = None) -> float:
     """M2(P) = E|X|², estimated by the rows' mean in float64."""
-    squares = [part.to(torch.float64).square().sum(-1) for part in torch.split(x.detach(), CHUNK_ROWS)]
-    return float(torch.cat(squares).mean())
+    squares = torch.cat(
+        [part.to(torch.float64).square().sum(-1) for part in torch.split(x.detach(), CHUNK_ROWS)]
+    )
+    return float(squares.mean() if weight is None else (weight * squares).sum() / weight.sum())

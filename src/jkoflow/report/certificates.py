@@ -65,14 +65,14 @@ def bracket_ends(kl: KLBracket) -> list[End]:
     at_least = kl.lower if is_finite(kl.lower) else None
     lower = f"a proven lower bound, {level}" if at_least is not None else "could not be computed"
     if at_least == 0:
-        lower = f"nothing above 0 could be proved, {level}"
+        lower = f"no bound above 0 could be proved, {level}"
     return [
         End("At least", _number(at_least), lower),
         End("About", _end(kl.estimate), "a plug-in estimate" if is_finite(kl.estimate) else "no estimate"),
         End(
             "At most",
             _end(kl.upper),
-            f"under the assumption below, {level}" if is_finite(kl.upper) else "no upper end",
+            f"under the assumption below, {level}" if is_finite(kl.upper) else "no upper bound is known",
         ),
     ]
 

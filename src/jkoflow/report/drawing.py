@@ -18,37 +18,40 @@ __all__ = ["ACCENT", "FAINT", "GENERATED", "INK", "MUTED", "REAL", "as_data_uri"
 INK, MUTED, FAINT = "#1f2733", "#6b7686", "#d9dee6"
 REAL, GENERATED, ACCENT = "#2f4b7c", "#e07a3f", "#2a8c82"
 
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8.5,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": FAINT,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.useoffset": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 1.6,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "jkoflow",
-}
+
+def _style() -> dict[Any, Any]:
+    """What matplotlib is told of every figure; sizes in points."""
+    return {
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "axes.titlesize": 9.5,
+        "axes.titlecolor": INK,
+        "axes.titlelocation": "left",
+        "axes.labelsize": 8.5,
+        "axes.labelcolor": MUTED,
+        "axes.edgecolor": FAINT,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.formatter.useoffset": False,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+        "legend.labelcolor": INK,
+        "lines.linewidth": 1.6,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "jkoflow",
+    }
 
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(_style()), warnings.catch_warnings():
         # A column name may be in a script that matplotlib's own font lacks; a box in its place is no failure.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from jkoflow.certify import Certificates
 from jkoflow.certify.rows import model_remark
 from jkoflow.data import Table
+from jkoflow.fitting import encode_rows, split_rows
 from jkoflow.model import Model, load_model
-from jkoflow.pipeline import encode_rows, split_rows
 from jkoflow.report.contents import HeldOut, ReportData
 from jkoflow.report.samples import pick_rows
 from jkoflow.runs import RunFolder
@@ -33,22 +33,26 @@ __all__ = ["gather_report", "image_shape_of", "read_certificates"]
 
 Reals = npt.NDArray[np.float64]
 
-_ROWS = 2000
 _PIXEL = re.compile(r"pixel_(\d+)_(\d+)")
 
 
-def gather_report(run: RunFolder) -> tuple[ReportData, str]:
+def gather_report(run: RunFolder, *, rows: int = 2000) -> tuple[ReportData, str]:
     """What the page of a finished run shows, and one line on why real rows are missing, or "".
+
+    Arguments:
+        run: A finished run.
+        rows: Most real rows that are shown, and how many are generated beside them.
 
     Raises:
         RunFolderError: The run is damaged.
     """
     model, description, results = load_model(run.model), run.description, run.results
-    table, context, why = find_table(run)
+    found, why = find_table(run)
     missing = f"the page is without real rows: {why}" if why else ""
-    real = latent = None
-    if table is not None:
-        picked = pick_rows(np.arange(float(len(table)))[:, None], _ROWS)[:, 0].astype(np.int64)
+    real = latent = context = None
+    if found is not None:
+        table, context = found.table, found.context
+        picked = pick_rows(np.arange(float(len(table)))[:, None], rows)[:, 0].astype(np.int64)
         real = _dequantised(model, table.take(picked), model.settings.seed)
         latent = _latent(model, table, context, results["held_out_on"])
         context = None if context is None else context.take(picked)
@@ -59,7 +63,7 @@ def gather_report(run: RunFolder) -> tuple[ReportData, str]:
         n_rows=description["table"]["rows"],
         columns=model.schema.names,
         real=empty if real is None else real,
-        generated=_generated(model, context),
+        generated=_generated(model, context, rows),
         latent=latent,
         held_out=_held_out(results),
         steps=tuple(run.read_records()),
@@ -96,10 +100,10 @@ def _latent(model: Model, table: Table, context: Table | None, part: str) -> Rea
     return np.asarray(model.flow.push(held_out.x, held_out.context).double().cpu().numpy())
 
 
-def _generated(model: Model, context: Table | None) -> Reals:
+def _generated(model: Model, context: Table | None, rows: int) -> Reals:
     if model.context_schema is not None and context is None:
         return np.empty((0, model.schema.dim))
-    n_rows = _ROWS if context is None else len(context)
+    n_rows = rows if context is None else len(context)
     return model.sample(n_rows, seed=model.settings.seed, context=context)[0]
 
 

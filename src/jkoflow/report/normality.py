@@ -24,10 +24,6 @@ __all__ = [
     "order_band",
 ]
 
-_ROWS = 500
-_REFERENCE_DRAWS = 19
-_SEED = 0
-
 
 @dataclass(frozen=True)
 class Normality:
@@ -39,8 +35,9 @@ class Normality:
         smallest_std: Smallest standard deviation over the coordinates.
         largest_std: Largest one.
         largest_correlation: Largest |correlation| between two coordinates; 0 where d = 1.
-        energy: Energy distance to N(0, I_d), on at most 500 rows.
-        energy_reference: The largest of 19 such distances of normal rows: exceeded by chance in 1 of 20.
+        energy: Energy distance to N(0, I_d), of at most 500 rows unless asked otherwise.
+        energy_reference: The largest of the energy distances of as many normal rows, drawn 19 times unless
+            asked otherwise; normal rows exceed it by chance in 1 of 20 cases.
     """
 
     rows: int
@@ -57,20 +54,27 @@ def energy_distance(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(2 * cdist(z, y).mean() - cdist(z, z).mean() - cdist(y, y).mean())
 
 
-def measure_normality(z: NDArray[np.float64]) -> Normality:
-    """Measure pushed rows z, shape `(n, d)` with n at least 2; the same rows give the same numbers."""
+def measure_normality(
+    z: NDArray[np.float64], *, most_rows: int = 500, draws: int = 19, seed: int = 0
+) -> Normality:
+    """Measure pushed rows; the same rows give the same numbers.
+
+    Arguments:
+        z: Pushed rows, shape `(n, d)` with n at least 2.
+        most_rows: Most rows that energy distances are of; their cost grows with the square of it.
+        draws: How often normal rows are drawn for `energy_reference`.
+        seed: Seed of these draws.
+    """
     n, dim = z.shape
-    generator = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(seed)
     std = z.std(axis=0)
     scaled = (z - z.mean(axis=0)) / np.where(std > 0, std, 1.0)
     correlation = scaled.T @ scaled / n
     np.fill_diagonal(correlation, 0.0)
 
-    some = z if n <= _ROWS else z[generator.choice(n, _ROWS, replace=False)]
+    some = z if n <= most_rows else z[generator.choice(n, most_rows, replace=False)]
     normal = generator.standard_normal((len(some), dim))
-    reference = [
-        energy_distance(generator.standard_normal(some.shape), normal) for _ in range(_REFERENCE_DRAWS)
-    ]
+    reference = [energy_distance(generator.standard_normal(some.shape), normal) for _ in range(draws)]
     return Normality(
         rows=n,
         largest_mean=float(np.abs(z.mean(axis=0)).max()),

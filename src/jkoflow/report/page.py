@@ -15,13 +15,13 @@ from jkoflow.certify.claim import verdict_counts
 from jkoflow.report.certificates import bracket_ends, claim_groups
 from jkoflow.report.contents import HeldOut, ReportData
 from jkoflow.report.drawing import GENERATED, REAL
+from jkoflow.report.limits import Limits
 from jkoflow.report.normality import Normality, measure_normality
 from jkoflow.report.samples import draw_chi2, draw_histograms, draw_images, draw_pairs, draw_qq
 from jkoflow.report.training import draw_nll, draw_terms, draw_transport, path_length
 
 __all__ = ["Card", "render_report"]
 
-MAX_MARGINALS = 16
 MISSING = "–"
 
 
@@ -151,7 +151,7 @@ def _in_words(value: object) -> str:
     return format_number(value, digits=3) if is_plain else format_setting(value)
 
 
-def marginal_rows(data: ReportData) -> list[tuple[str, ...]]:
+def marginal_rows(data: ReportData, limits: Limits) -> list[tuple[str, ...]]:
     """Column, means (real, generated) and standard deviations (real, generated) of the first columns."""
     return [
         (
@@ -162,7 +162,7 @@ def marginal_rows(data: ReportData) -> list[tuple[str, ...]]:
                 for rows in (data.real, data.generated)
             ),
         )
-        for column in range(min(len(data.columns), MAX_MARGINALS))
+        for column in range(min(len(data.columns), limits.marginals))
     ]
 
 
@@ -183,23 +183,23 @@ def _finite(data: ReportData) -> ReportData:
     return replace(data, **changes, notes=tuple(notes))
 
 
-def _figures(data: ReportData) -> dict[str, str]:
+def _figures(data: ReportData, limits: Limits) -> dict[str, str]:
     figures = {}
     if len(data.real) and len(data.generated):
         if data.image_shape is not None:
             for name, rows, color in (("real", data.real, REAL), ("generated", data.generated, GENERATED)):
                 figures[f"images_{name}"] = draw_images(rows, data.image_shape, like=data.real, color=color)
         else:
-            figures["histograms"] = draw_histograms(data.real, data.generated, data.columns)
+            figures["histograms"] = draw_histograms(data.real, data.generated, data.columns, limits=limits)
             if len(data.columns) > 1:
-                figures["pairs"] = draw_pairs(data.real, data.generated, data.columns)
+                figures["pairs"] = draw_pairs(data.real, data.generated, data.columns, limits=limits)
     if data.blocks:
         figures["nll"] = draw_nll(data.blocks, data.held_out)
         figures["terms"] = draw_terms(data.blocks)
         figures["transport"] = draw_transport(data.blocks)
     if data.latent is not None and len(data.latent) > 1:
-        figures["qq"] = draw_qq(data.latent)
-        figures["chi2"] = draw_chi2(data.latent)
+        figures["qq"] = draw_qq(data.latent, limits=limits)
+        figures["chi2"] = draw_chi2(data.latent, limits=limits)
     return figures
 
 
@@ -218,12 +218,16 @@ def _certificates(data: ReportData) -> dict[str, Any]:
     }
 
 
-def render_report(data: ReportData) -> str:
+def render_report(data: ReportData, *, limits: Limits | None = None) -> str:
     """Return the whole page as one HTML text that refers to nothing outside itself.
 
     The same data gives the same text.
+
+    Arguments:
+        data: What the page is about.
+        limits: How many columns and points are shown; `Limits()` if None.
     """
-    data = _finite(data)
+    data, limits = _finite(data), limits or Limits()
     environment = Environment(
         loader=PackageLoader("jkoflow.report", "."),
         autoescape=True,
@@ -234,11 +238,12 @@ def render_report(data: ReportData) -> str:
     environment.filters |= {"number": format_number, "fixed": format_fixed, "setting": format_setting}
     return environment.get_template("page.html.j2").render(
         data=data,
+        limits=limits,
         cards=summary_cards(data),
-        figures=_figures(data),
+        figures=_figures(data, limits),
         blocks=block_rows(data),
         decisions=[format_decision(record) for record in data.decisions],
-        marginals=marginal_rows(data) if len(data.real) and len(data.generated) else [],
+        marginals=marginal_rows(data, limits) if len(data.real) and len(data.generated) else [],
         normality=_normality(data),
         **_certificates(data),
         real_color=REAL,

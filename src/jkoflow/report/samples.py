@@ -10,23 +10,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from jkoflow.report.drawing import FAINT, GENERATED, INK, MUTED, REAL, as_data_uri, plain_text, tidy
+from jkoflow.report.limits import Limits
 from jkoflow.report.normality import chi2_quantiles, normal_quantiles, order_band
 
 __all__ = ["draw_chi2", "draw_histograms", "draw_images", "draw_pairs", "draw_qq", "pick_rows"]
 
 Rows = NDArray[np.float64]
 
-MAX_PAIR_COLUMNS = 4
-MAX_HISTOGRAMS = 12
-MAX_POINTS = 1500
-_SEED = 0
 
-
-def pick_rows(rows: Rows, count: int) -> Rows:
+def pick_rows(rows: Rows, count: int, *, seed: int = 0) -> Rows:
     """At most `count` rows, without order: a sorted table would show one end of itself."""
     if len(rows) <= count:
         return rows
-    return rows[np.sort(np.random.default_rng(_SEED).choice(len(rows), count, replace=False))]
+    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))]
 
 
 def _frame(real: NDArray[np.float64]) -> tuple[float, float]:
@@ -36,9 +32,9 @@ def _frame(real: NDArray[np.float64]) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def draw_histograms(real: Rows, generated: Rows, columns: tuple[str, ...]) -> str:
+def draw_histograms(real: Rows, generated: Rows, columns: tuple[str, ...], *, limits: Limits) -> str:
     """Each of the first columns by itself: real rows filled, generated rows as a line."""
-    shown = min(len(columns), MAX_HISTOGRAMS)
+    shown = min(len(columns), limits.histograms)
     across = min(shown, 4)
     down = -(-shown // across)
 
@@ -90,12 +86,12 @@ def _scatter(
     axes.locator_params(nbins=4)
 
 
-def draw_pairs(real: Rows, generated: Rows, columns: tuple[str, ...]) -> str:
+def draw_pairs(real: Rows, generated: Rows, columns: tuple[str, ...], *, limits: Limits) -> str:
     """Pairs of the first columns: real rows left, as many generated rows right, on the same axes."""
-    pairs = list(combinations(range(min(len(columns), MAX_PAIR_COLUMNS)), 2))
+    pairs = list(combinations(range(min(len(columns), limits.pair_columns)), 2))
     across = min(len(pairs), 2)
     down = -(-len(pairs) // across)
-    count = min(MAX_POINTS, len(real), len(generated))
+    count = min(limits.points, len(real), len(generated))
 
     def draw(figure: Figure) -> None:
         sides = figure.subplots(down, 2 * across, squeeze=False).reshape(-1, 2)
@@ -142,9 +138,9 @@ def draw_images(rows: Rows, shape: tuple[int, int], *, like: Rows, color: str) -
     return as_data_uri(draw, width=sheet_width, height=sheet_width * ratio * 1.01, pixels=True)
 
 
-def draw_qq(z: Rows) -> str:
+def draw_qq(z: Rows, *, limits: Limits) -> str:
     """Sorted values of each coordinate of pushed rows against the normal quantiles, with the 95 % band."""
-    z = pick_rows(z, MAX_POINTS)
+    z = pick_rows(z, limits.points)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -166,9 +162,9 @@ def draw_qq(z: Rows) -> str:
     return as_data_uri(draw, width=4.9, height=3.9, pixels=True)
 
 
-def draw_chi2(z: Rows) -> str:
+def draw_chi2(z: Rows, *, limits: Limits) -> str:
     """Sorted |z|² of pushed rows against chi² with d degrees of freedom, with the 95 % band."""
-    z = pick_rows(z, MAX_POINTS)
+    z = pick_rows(z, limits.points)
     dim = z.shape[1]
 
     def draw(figure: Figure) -> None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -39,6 +39,7 @@ __all__ = ["RunFolder", "Status"]
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _OWN_KEYS = ("format", "status", "results", "error")
 
 
@@ -229,13 +230,15 @@ class RunFolder:
                 "continue it with jkoflow fit TABLE -o RUN --resume"
             )
 
-    def require_same(self, description: Mapping[str, Any]) -> None:
+    def require_same(self, description: Mapping[str, Any], *, added: Mapping[str, Any] = _NOTHING) -> None:
         """Refuse, as an InputError, to resume with a table, seed or setting other than the run's.
 
         Arguments:
             description: The entries that have to be the same, at any depth; others are not looked at.
+            added: Settings that a run of an earlier version need not have, with what its fit did.
         """
-        for name, expected, found in _differences(self.description, to_json(description)):
+        recorded = {**self.description, "settings": {**added, **self.description.get("settings", {})}}
+        for name, expected, found in _differences(recorded, to_json(description)):
             raise InputError(
                 f"{shown(self.path)}: --resume needs what the run began with: expected {name} {expected!r}, "
                 f"got {found!r}; give that, or start again with --overwrite"

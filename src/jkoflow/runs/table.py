@@ -7,36 +7,62 @@ Source: the file contract of the architecture: a run keeps the path and the hash
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from jkoflow.data import Table, hash_file, read_table
+from jkoflow.data import Table, Weights, checked_weight, counted_rows, hash_file, read_table
 from jkoflow.errors import InputError
 from jkoflow.runs import RunFolder
 from jkoflow.storage import shown
 
-__all__ = ["find_table"]
+__all__ = ["FoundTable", "find_table"]
 
 
-def find_table(run: RunFolder) -> tuple[Table | None, Table | None, str]:
-    """The run's table and its context columns, or one line that says why they cannot be had."""
+@dataclass(frozen=True)
+class FoundTable:
+    """The table that a run was fitted to.
+
+    Arguments:
+        table: The columns that were learned.
+        context: Those that it was conditioned on, or None.
+        weight: How much each row counted, shape `(n,)`; None where all counted the same.
+
+    Rows of weight 0 are left out.
+    """
+
+    table: Table
+    context: Table | None
+    weight: Weights | None
+
+
+def find_table(run: RunFolder) -> tuple[FoundTable | None, str]:
+    """The run's table, or None and one line that says why it cannot be had."""
     record, given = run.description["table"], run.description["context"]
+    weights = run.description.get("weights")
     try:
         full = read_table(_unchanged(run.path, record["path"], record["sha256"]))
         context = None if given is None else full.select(given["columns"])
-        return full.select(record["columns"]), context, ""
+        weight = None
+        if weights is not None:
+            if weights["column"] is None:
+                raise InputError("the weights came from memory")
+            weight = checked_weight(full.select([weights["column"]]).values[:, 0], full)
+        return FoundTable(*counted_rows(full.select(record["columns"]), context, weight)), ""
     except InputError as error:
-        return None, None, str(error)
+        return None, str(error)
 
 
 def _unchanged(run: Path, name: str | None, sha256: str | None) -> Path:
     """Where the table is now: where it was, or in the run folder; InputError where it is not to be had."""
     if name is None:
-        raise InputError("the table came from memory")
+        raise InputError("the table came from memory, and a run keeps no rows")
     path = next((path for path in (Path(name), run / Path(name).name) if path.is_file()), None)
     if path is None:
-        raise InputError(f"{shown(name)}: the table is not there any more; put it back to have them")
+        raise InputError(
+            f"{shown(name)}: the table is not there any more; put it back, and its rows are read again"
+        )
     if hash_file(path) != sha256:
         raise InputError(
-            f"{shown(path)}: the table has changed since the fit; put the old one back to have them"
+            f"{shown(path)}: the table has changed since the fit; put the old one back, and it is read again"
         )
     return path

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from jkoflow.blocks import DETERMINANT_DIM, NeuralODEBlock
-from jkoflow.blocks.ode.block import broyden_step
+from jkoflow.blocks import NeuralODEBlock
+from jkoflow.blocks.inverse import broyden_step
 from jkoflow.blocks.ode.trace import exact_probes
 from oracles.blocks import autodiff_log_det, coarse_block, generator, make_block, make_velocity, points
 
@@ -159,13 +159,13 @@ def test_inverse_leaves_its_input_alone() -> None:
 
 def test_beyond_the_largest_dimension_the_trace_is_used() -> None:
     """d tangents up to 128; above, the exact trace, which here is within 1e-3 nats of the determinant."""
-    for dim in (DETERMINANT_DIM, DETERMINANT_DIM + 1):
+    for dim in (NeuralODEBlock.determinant_dim, NeuralODEBlock.determinant_dim + 1):
         field = make_velocity(dim, seed=1, strength=0.05, frequency_scale=0.02).requires_grad_(False)
         block = NeuralODEBlock(field, gamma=1.0, steps=2)
         x = points(3, dim)
         log_det = block.push_with_log_det(x)[1]
         traced = block.push_with_trace(x, None, exact_probes(x))[1]
-        assert torch.equal(log_det, traced) == (dim > DETERMINANT_DIM)
+        assert torch.equal(log_det, traced) == (dim > NeuralODEBlock.determinant_dim)
         torch.testing.assert_close(log_det, autodiff_log_det(block, x), atol=1e-3, rtol=0)
 
 

@@ -8,51 +8,22 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20)-(21); the discre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from jkoflow.blocks.base import Block, Inverse, default_tolerance
+from jkoflow.blocks.base import Block, Inverse, InverseLipschitz, default_tolerance
+from jkoflow.blocks.inverse import InverseSearch
+from jkoflow.blocks.judge import Judge
 from jkoflow.blocks.ode.integrate import State, dopri5, rk4
+from jkoflow.blocks.ode.lipschitz import flow_inverse_lipschitz
+from jkoflow.blocks.ode.refine import checked_trace, fewest_steps, invertible, unfolded
 from jkoflow.blocks.ode.trace import exact_probes, velocity_and_divergence
-from jkoflow.blocks.ode.velocity import VelocityField
+from jkoflow.blocks.ode.velocity import VelocityField, velocity_from_config
 from jkoflow.errors import InputError
 
-__all__ = ["DETERMINANT_DIM", "NeuralODEBlock", "broyden_step"]
-
-DETERMINANT_DIM = 128
-"""Largest dimension whose `log_det` is the determinant of the discrete map; beyond, the trace."""
-
-_CORRECTIONS_OF_ALL, _MOST_CORRECTIONS, _REFINED_TOGETHER = 2, 12, 64
-"""All rows get the first corrections, so that most have what they need; those that have not are worked on so
-many at a time, filled up by repetition: what a product of matrices rounds to depends on their size, and a
-row's numbers must not depend on other rows."""
-_NEWTON_STEPS = 30
-_LEAST_PIVOT = 0.1
-"""Of a rank-one update: below, the update is left out."""
-
-
-class _Search(NamedTuple):
-    """How far the inversion of some rows has come.
-
-    Arguments:
-        best: The best inverse so far.
-        z: Corrected images.
-        active: Which rows go on.
-        steps: Broyden's steps of z so far and the next one, each `(n, d)`, zero where a row was done.
-    """
-
-    best: Inverse
-    z: Tensor
-    active: Tensor
-    steps: tuple[Tensor, ...]
-
-    def rows(self, index: Tensor) -> _Search:
-        best = Inverse(self.best.x[index], self.best.error[index])
-        return _Search(best, self.z[index], self.active[index], tuple(step[index] for step in self.steps))
+__all__ = ["NeuralODEBlock"]
 
 
 class NeuralODEBlock(Block):
@@ -62,7 +33,8 @@ class NeuralODEBlock(Block):
         velocity: v_theta.
         gamma: Step size of the proximal step; infinite for a free step.
         steps: Runge-Kutta steps over block time [0, 1].
-        trace_gap_nats: Beyond `DETERMINANT_DIM`, the measured difference between trace and determinant.
+        trace_gap_nats: Where the block is scored by its trace, the measured difference between trace and
+            determinant.
     """
 
     def __init__(
@@ -72,6 +44,13 @@ class NeuralODEBlock(Block):
         if steps < 1:
             raise InputError(f"steps: expected at least 1 solver step, got {steps}")
         self.velocity, self.steps, self.trace_gap_nats = velocity, steps, trace_gap_nats
+
+    determinant_dim: ClassVar[int] = 128
+    """Columns up to which `log_det` is the determinant of the discrete map; beyond, it is the trace."""
+
+    @property
+    def is_scored_by_trace(self) -> bool:
+        return self.dim > self.determinant_dim
 
     def to_config(self) -> dict[str, Any]:
         """Plain settings; the network's numbers are in the state."""
@@ -88,8 +67,8 @@ class NeuralODEBlock(Block):
         return self._flow(x, context, steps=self.steps)
 
     def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """T(x) and its log-determinant, nats; beyond `DETERMINANT_DIM` the trace, checked when trained."""
-        if self.dim > DETERMINANT_DIM:
+        """T(x) and its log-determinant, nats; of many columns the trace, checked when trained."""
+        if self.is_scored_by_trace:
             return self.push_with_trace(x, context, exact_probes(x))
         y, jacobian = self.push_with_jacobian(x, context)
         return y, torch.linalg.slogdet(jacobian)[1]
@@ -112,49 +91,34 @@ class NeuralODEBlock(Block):
         y, log_det = rk4(derivative, (x, x.new_zeros(len(x))), steps=self.steps)
         return y, log_det
 
-    @torch.no_grad()
     def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
-        r"""Integrate backward, then correct until the *discrete* map's round trip meets the tolerance.
-
-        With B the backward integration, T(B(.)) is nearly the identity, so that Broyden's method, which
-        starts from the identity as Jacobian, solves T(B(z)) = y in a few corrections of z; rows that it does
-        not settle are finished by Newton's method on T. A row that misses the tolerance is returned with its
-        error, the smallest that was reached. Source: Kelley (1995), "Iterative Methods for Linear and
-        Nonlinear Equations", section 7.3, for the form that keeps nothing but steps.
-        """
+        """Integrate backward, then correct until the *discrete* map's round trip meets the tolerance."""
         goal = default_tolerance(y.dtype) if tolerance is None else tolerance
-        x = self._flow(y, context, steps=self.steps, reverse=True)
-        residual = y - self.push(x, context)
-        best = Inverse(x, _length(residual))
-        active = best.error > goal
-        first = _Search(best, y, active, (torch.where(active[:, None], residual, 0.0),))
-        found = self._corrected(first, y, context, goal, most=_CORRECTIONS_OF_ALL)
-        x, error = found.best.x, found.best.error
-        missed = (error > goal).nonzero().squeeze(1)
-        for start in range(0, len(missed), _REFINED_TOGETHER):
-            part = missed[start : start + _REFINED_TOGETHER]
-            rows = torch.cat([part, part[:1].expand(_REFINED_TOGETHER - len(part))])
-            given = None if context is None else context[rows]
-            search = self._corrected(found.rows(rows), y[rows], given, goal, most=_MOST_CORRECTIONS)
-            refined = self._newton(search.best, y[rows], given, goal)
-            x[rows], error[rows] = refined.x, refined.error
-        return Inverse(x, error)
+        return InverseSearch().invert(self, self._backward, y, context, goal)
 
-    def _corrected(
-        self, search: _Search, y: Tensor, context: Tensor | None, goal: float, *, most: int
-    ) -> _Search:
-        """At most so many corrections of the rows that are active."""
-        best, z, active, steps = search
-        for _ in range(most):
-            if not active.any():
-                break
-            z = z + steps[-1]
-            candidate = self._flow(z, context, steps=self.steps, reverse=True)
-            residual = y - self.push(candidate, context)
-            best, improved = _better(best, candidate, _length(residual), active)
-            active = improved & (best.error > goal)
-            steps = (*steps, torch.where(active[:, None], broyden_step(residual, steps), 0.0))
-        return _Search(best, z, active, steps)
+    @classmethod
+    def from_config(cls, settings: dict[str, Any]) -> Self:
+        return cls(**{**settings, "velocity": velocity_from_config(settings["velocity"])})
+
+    def inverse_lipschitz(self, context: Tensor | None = None) -> InverseLipschitz:
+        return flow_inverse_lipschitz(self.velocity, steps=self.steps, context=context)
+
+    @property
+    def velocity_field(self) -> VelocityField:
+        """v_theta."""
+        return self.velocity
+
+    def settled(self, judge: Judge) -> NeuralODEBlock:
+        return fewest_steps(self, judge)
+
+    def mended(self, judge: Judge) -> NeuralODEBlock:
+        return invertible(self, judge)
+
+    def unfolded(self, judge: Judge) -> NeuralODEBlock:
+        return unfolded(self, judge)
+
+    def checked(self, judge: Judge) -> NeuralODEBlock:
+        return checked_trace(self, judge) if self.is_scored_by_trace else self
 
     @property
     def solver_steps(self) -> int:
@@ -178,50 +142,5 @@ class NeuralODEBlock(Block):
 
         return rk4(derivative, (x,), steps=steps, reverse=reverse)[0]
 
-    def _newton(self, best: Inverse, y: Tensor, context: Tensor | None, goal: float) -> Inverse:
-        active = best.error > goal
-        for _ in range(_NEWTON_STEPS):
-            if not active.any():
-                break
-            image, jacobian = self.push_with_jacobian(best.x, context)
-            move, singular = torch.linalg.solve_ex(jacobian, y - image)
-            start, move, waiting = best.x, torch.where(singular[:, None] > 0, 0.0, move), active
-            for damping in (1.0, 0.25, 0.05):
-                candidate = start + damping * move
-                best, closer = _better(best, candidate, _length(y - self.push(candidate, context)), waiting)
-                waiting = waiting & ~closer
-                if not waiting.any():
-                    break
-            active = active & ~waiting & (best.error > goal)
-        return best
-
-
-# Among rows that are worked on together they are masked, not selected, for the same reason.
-
-
-def broyden_step(residual: Tensor, steps: Sequence[Tensor]) -> Tensor:
-    """The step after `steps` that Broyden's updates of the identity ask for, each row by itself."""
-    step = residual
-    for earlier, later in pairwise(steps):
-        step = step + later * _share(step, earlier)
-    pivot = 1 - _share(step, steps[-1])
-    return torch.where(pivot.abs() < _LEAST_PIVOT, step, step / pivot)
-
-
-def _share(step: Tensor, along: Tensor) -> Tensor:
-    """step . along / |along|^2 of each row, shape `(n, 1)`; 0 where `along` is."""
-    square = along.square().sum(dim=1, keepdim=True)
-    return (step * along).sum(dim=1, keepdim=True) / square.clamp_min(torch.finfo(step.dtype).tiny)
-
-
-def _length(residual: Tensor) -> Tensor:
-    """Norm of each row; infinite where a number is not one, so that it never counts as good."""
-    length: Tensor = residual.norm(dim=1)
-    return length.nan_to_num(nan=torch.inf)
-
-
-def _better(best: Inverse, candidate: Tensor, error: Tensor, active: Tensor) -> tuple[Inverse, Tensor]:
-    """`best` with the active rows that `candidate` improves, and which those are."""
-    improved = active & (error < best.error)
-    x = torch.where(improved[:, None], candidate, best.x)
-    return Inverse(x, torch.where(improved, error, best.error)), improved
+    def _backward(self, y: Tensor, context: Tensor | None) -> Tensor:
+        return self._flow(y, context, steps=self.steps, reverse=True)

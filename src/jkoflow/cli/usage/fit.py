@@ -19,6 +19,7 @@ examples:
   jkoflow fit table.csv -o run
   jkoflow fit table.csv -o run --resume              go on after an interruption; starts where there is no run
   jkoflow fit table.csv -o run --context age,dose    the law of the other columns, given these two
+  jkoflow fit table.csv -o run --weights w           rows count by the column w, which is not learned
   jkoflow fit table.csv -o run --budget 600          as good as 10 minutes of processor time allow
 
 what appears in RUN:
@@ -32,6 +33,7 @@ a settings file (TOML), each line optional:
   max_blocks = 12                   # most blocks
   gamma = "auto"                    # or a number, or {kind = "geometric", first = 0.25, growth = 1.4}
   objective = "auto"                # or "jko": every block on the proximal objective alone; or "end_to_end"
+  closing = "auto"                  # or "none": blocks alone, no closing by a Gaussian mixture
   smoothing = 0.05                  # a W2 distance in standard deviations; none by default
   holdout_fraction = 0.1
   validation_fraction = 0.1
@@ -48,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="CPU_SECONDS", type=float, help="processor time for the fit")
     parser.add_argument("--device", metavar="D", help="auto (default), cpu or cuda")
     parser.add_argument("--context", metavar="COLS", help="columns to condition on, separated by commas")
+    parser.add_argument("--weights", metavar="COL", help="column that says how much each row counts, >= 0")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in RUN, or start it")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in RUN")

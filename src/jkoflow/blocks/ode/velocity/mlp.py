@@ -24,9 +24,6 @@ from jkoflow.storage.scratch import CHUNK_ROWS
 
 __all__ = ["MLPVelocity"]
 
-REACH = 2.0
-"""The field is untouched up to this multiple of the largest training radius, and zero from twice that on."""
-
 
 class MLPVelocity(VelocityField):
     """Velocity network with time input; the identity flow until it is trained.
@@ -79,11 +76,18 @@ class MLPVelocity(VelocityField):
             "n_frequencies": self.n_frequencies,
         }
 
-    def set_reach(self, x: Tensor, *, displacement: float) -> None:
-        """Set the taper's radius from the particles and the amplitude from the expected displacement."""
+    def set_reach(self, x: Tensor, *, displacement: float, reach: float = 2.0) -> None:
+        """Set the taper's radius from the particles and the amplitude from the expected displacement.
+
+        Arguments:
+            x: Training particles, shape `(n, d)`.
+            displacement: The amplitude.
+            reach: The field is untouched up to this multiple of the largest training radius, and zero from
+                twice that on.
+        """
         radii = [float(part.square().sum(dim=1).max().sqrt()) for part in torch.split(x, CHUNK_ROWS)]
         largest = max(*radii, math.sqrt(self.dim) + 4.0)
-        self.radius.fill_(REACH * largest)
+        self.radius.fill_(reach * largest)
         self.amplitude.fill_(displacement)
 
     def forward(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:

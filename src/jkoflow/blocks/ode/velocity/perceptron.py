@@ -24,18 +24,18 @@ __all__ = ["is_transformed", "product", "propagate", "propagate_values"]
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """None where torch was built without oneDNN."""
 
-_NARROW, _FEW_PRODUCTS = 16, 2**20
-"""Thin matrices are multiplied faster by BLAS, as long as there is little to multiply."""
 
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, narrow: int = 16, few_products: int = 2**20
+) -> Tensor:
     """`x weight^T + bias`, without gradient; in float32 on the CPU by oneDNN, twice as fast as MKL on AMD.
 
     Both must be contiguous or the transpose of a contiguous matrix: oneDNN has no fast way for other strides.
+    Matrices with a side below `narrow` are multiplied faster by BLAS, up to so many products.
     """
     fast = _ONEDNN is not None and x.dtype is torch.float32 and x.device.type == "cpu"
     fast = fast and bool(torch.backends.mkldnn.enabled)
-    thin = min(*x.shape, len(weight)) < _NARROW and x.numel() * len(weight) < _FEW_PRODUCTS
+    thin = min(*x.shape, len(weight)) < narrow and x.numel() * len(weight) < few_products
     if not fast or thin or not x.numel():
         return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
     result: Tensor = _ONEDNN(x, weight, bias, "none", [], "")

@@ -1,0 +1,121 @@
+r"""From a table to a model: split, columns, smoothing, the method, and what the run folder keeps of it.
+
+    table -> rows -> p_0 -> (steps, each stored before the next begins) -> model
+
+Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 3.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jkoflow.blocks import family_named
+from jkoflow.config import Settings
+from jkoflow.data import Table, Weights
+from jkoflow.fitting.record import Progress, open_journal
+from jkoflow.fitting.results import results_of
+from jkoflow.fitting.rows import empty_model, particles_of
+from jkoflow.fitting.split import Split, describe, described_weights, split_rows
+from jkoflow.functionals import KL
+from jkoflow.laws import check_law, law_named
+from jkoflow.methods import Job, method_named
+from jkoflow.model import Model, save_model
+from jkoflow.particles.smoothing import resolve_smoothing
+from jkoflow.recipe import Recipe
+from jkoflow.runs import RunFolder
+from jkoflow.runtime import Runtime, one_thread, resolve_device, resolve_dtype
+from jkoflow.schedule import check_gamma
+from jkoflow.steps import initial_state
+from jkoflow.world import ALONE, World
+
+__all__ = ["Fitted", "check_options", "fit_table"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gives back.
+
+    Arguments:
+        model: The density.
+        steps: One record for each step, as in `steps.jsonl`.
+        results: The summary: held-out NLL beside a Gaussian's, round trip, CPU-seconds, notes.
+        split: Which rows of the table did what.
+    """
+
+    model: Model
+    steps: list[dict[str, Any]]
+    results: dict[str, Any]
+    split: Split
+
+
+def check_options(settings: Settings) -> None:
+    """Refuse options that name nothing, before a table is read.
+
+    Raises:
+        InputError: A name or a value that is not known.
+    """
+    check_gamma(settings.gamma)
+    resolve_smoothing(settings.smoothing)
+    resolve_device(settings.device)
+    method_named(settings.objective)
+    family_named(settings.block)
+    check_law(settings.law)
+
+
+@one_thread()
+def fit_table(
+    table: Table,
+    *,
+    settings: Settings,
+    context: Table | None = None,
+    weight: Weights | None = None,
+    weight_column: str | None = None,
+    run: RunFolder | None = None,
+    progress: Progress = lambda record: None,
+    recipe: Recipe | None = None,
+    world: World = ALONE,
+) -> Fitted:
+    """Fit a model to a table.
+
+    Arguments:
+        table: The rows.
+        settings: The options.
+        context: Columns to condition on, row by row; None for none.
+        weight: How much each row counts, above 0, shape `(n,)`, as `counted_rows` has it; None where all
+            count the same.
+        weight_column: The column that the weights are from, for the record.
+        run: An open run folder to keep the fit in, new or to be resumed; None for memory only.
+        progress: Called with a record of kind `start` before the first step, then with each step's.
+        recipe: The tuned numbers; those of the defaults where None.
+        world: The processes of the fit.
+
+    Raises:
+        InputError: The table, the context, the weights or an option is refused.
+        NumericalError: A block could not be trained.
+        RunFolderError: The run folder cannot be written.
+    """
+    check_options(settings)
+    recipe = recipe or Recipe()
+    runtime = Runtime(settings.seed, resolve_device(settings.device), resolve_dtype(settings.dtype))
+    split = split_rows(table, settings)
+    empty = empty_model(table, context, weight, split, settings, law_named(settings.law, table.dim))
+    parts = particles_of(empty, table, context, weight, split, world)
+
+    description = describe(table, context, settings, split, described_weights(weight, weight_column))
+    journal, recorder, n_taken = open_journal(run, description, settings, empty.schema, progress, world)
+    progress({"kind": "start", "split": split.sizes(), "notes": list(empty.schema.notes), "taken": n_taken})
+    job = Job(settings, family_named(settings.block, rules=recipe.network), runtime, journal, recipe)
+    start = initial_state(KL(empty.flow.law), parts["train"], parts["validation"])
+    state = method_named(settings.objective)(start, job)
+
+    model = replace(empty, flow=state.flow)
+    judged = model if state.judged is None else replace(model, flow=state.judged)
+    seconds = recorder.stopwatch.seconds()
+    results = results_of(model, judged, parts, context, cpu_seconds=seconds)
+    summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
+    model = replace(model, facts={**empty.facts, **summary})
+    if run is not None and world.is_first:
+        save_model(model, run.model, overwrite=True)
+        run.finish(results)
+    return Fitted(model, recorder.steps, results, split)

@@ -1,0 +1,125 @@
+"""What a run folder keeps of a fit while it goes: decisions and steps, each stored before the next begins.
+
+    step -> a line of steps.jsonl, then a checkpoint;    resumed run -> the journal of before
+
+Source: the file contract of the architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from jkoflow.blocks import block_from_config
+from jkoflow.config import ADDED, Settings
+from jkoflow.data import Schema
+from jkoflow.fitting.split import recognise_by
+from jkoflow.journal import Journal, Stopwatch, Taken
+from jkoflow.runs import RunFolder
+from jkoflow.steps import State
+from jkoflow.world import World
+
+__all__ = ["Progress", "Recorder", "open_journal"]
+
+Progress = Callable[[dict[str, Any]], None]
+"""Called with a record of kind `start` before the first step, then with each step's."""
+
+
+class Recorder:
+    """Tells of every step, and stores the new ones.
+
+    Arguments:
+        schema: The columns, for the NLL in the table's units.
+        run: An open run folder, or None for memory only.
+        progress: See `Progress`.
+        spent: CPU-seconds that the interrupted fit had used.
+        world: The processes of the fit; the first of them writes.
+    """
+
+    def __init__(
+        self, schema: Schema, run: RunFolder | None, progress: Progress, *, spent: float, world: World
+    ) -> None:
+        self._schema, self._run, self._progress, self._world = schema, run, progress, world
+        self.stopwatch = Stopwatch(spent)
+        self.steps: list[dict[str, Any]] = []
+        """The lines of `steps.jsonl` so far."""
+
+    def __call__(self, state: State, taken: Taken, *, replayed: bool) -> None:
+        """Tell of a step with the state after it."""
+        record = self._record(state, taken)
+        self.steps.append(record)
+        if self._run is not None and not replayed and self._world.is_first:
+            meta = {"info": record, "config": _config(taken)}
+            self._run.write_checkpoint(len(self.steps), _tensors(taken), meta, record=record)
+        self._progress(record)
+
+    def _record(self, state: State, taken: Taken) -> dict[str, Any]:
+        config = _config(taken)
+        return {
+            "kind": "step",
+            **taken.log,
+            **self.stopwatch.lap(),
+            "held_out_nll_data_nats": state.nll - self._schema.log_jacobian,
+            "block_type": None if config is None else config["kind"],
+            "flow_blocks": len(state.flow),
+            "integration_steps": None if config is None else config.get("steps"),
+        }
+
+
+def open_journal(
+    run: RunFolder | None,
+    description: dict[str, Any],
+    settings: Settings,
+    schema: Schema,
+    progress: Progress,
+    world: World,
+) -> tuple[Journal, Recorder, int]:
+    """Start or resume the run folder: the journal, what stores its steps, and how many steps are on record.
+
+    Raises:
+        InputError: The run began with another table, seed or setting.
+        RunFolderError: It cannot be written.
+    """
+    steps, decided, spent = list[Taken](), list[dict[str, Any]](), 0.0
+    if run is not None and run.is_new:
+        run.start(description)
+    elif run is not None:
+        run.require_same(recognise_by(description), added=ADDED)
+        run.resume()
+        stored = run.read_checkpoints()
+        steps = [_restored(tensors, meta) for tensors, meta in stored]
+        decided = [record for record in run.read_records() if record.get("kind") == "decision"]
+        spent = float(stored[-1][1]["info"].get("cpu_seconds_so_far") or 0.0) if stored else 0.0
+    recorder = Recorder(schema, run, progress, spent=spent, world=world)
+    journal = Journal(
+        budget=settings.budget,
+        decisions=decided,
+        steps=steps,
+        spent=spent,
+        write=(lambda record: None) if run is None else run.append_record,
+        observe=recorder,
+        world=world,
+    )
+    return journal, recorder, len(steps)
+
+
+def _restored(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Taken:
+    info = meta["info"]
+    number, round_number = int(info["block"]), int(info["round"])
+    if meta["config"] is None:
+        return Taken(number, round_number, None, info)
+    block = block_from_config(meta["config"])
+    some = next(value for value in tensors.values() if value.is_floating_point())
+    block = block.to(dtype=some.dtype)
+    block.load_state_dict(tensors)
+    return Taken(number, round_number, block, info)
+
+
+def _config(taken: Taken) -> dict[str, Any] | None:
+    return None if taken.block is None else taken.block.to_config()
+
+
+def _tensors(taken: Taken) -> dict[str, Tensor]:
+    return {} if taken.block is None else dict(taken.block.state_dict())

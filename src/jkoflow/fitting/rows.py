@@ -1,0 +1,140 @@
+r"""Rows as a fit sees them: standardised, dequantised and smoothed, each with noise from a named stream.
+
+    p_0 = smooth(dequantise((row - m)/s))
+
+Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 3.1; smoothing is section
+5.1.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from jkoflow.config import Settings
+from jkoflow.data import Schema, Table, Weights
+from jkoflow.errors import InputError
+from jkoflow.fitting.split import Split
+from jkoflow.flow import Flow
+from jkoflow.laws import Law
+from jkoflow.model import Model, encode_table
+from jkoflow.particles import Particles
+from jkoflow.particles.smoothing import resolve_smoothing
+from jkoflow.runtime import Runtime
+from jkoflow.world import World
+
+__all__ = ["HeldOutRows", "empty_model", "encode_rows", "particles_of"]
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Rows in standardised units as the fit saw its own: dequantised and smoothed with a named stream.
+
+    Arguments:
+        x: Shape `(n, d)`.
+        context: Shape `(n, c)`, or None.
+        unsmoothed: The same rows, of the same dequantisation, before they were smoothed; None where nothing
+            was smoothed.
+    """
+
+    x: Tensor
+    context: Tensor | None
+    unsmoothed: Tensor | None = None
+
+
+def encode_rows(model: Model, table: Table, context: Table | None, *, stream: str, seed: int) -> HeldOutRows:
+    """Rows as the fit saw its own, with dequantisation and smoothing noise from the named stream."""
+    x = _positions(model, table, stream=stream, seed=seed)
+    given = model.encode_context(context, len(table))
+    if resolve_smoothing(model.facts.get("smoothing")) is None:
+        return HeldOutRows(x, given)
+    return HeldOutRows(x, given, _positions(model, table, stream=stream, seed=seed, smoothed=False))
+
+
+def empty_model(
+    table: Table,
+    context: Table | None,
+    weight: Weights | None,
+    split: Split,
+    settings: Settings,
+    law: Law,
+) -> Model:
+    """The model before the first block: columns, by the rows that a fit may see, and an empty flow.
+
+    Raises:
+        InputError: A context of another number of rows, or a column that is refused.
+    """
+    if context is not None and len(context) != len(table):
+        raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
+    seen = np.concatenate([split.train, split.validation])
+    counts = None if weight is None else weight[seen]
+    schema, context_schema = Schema.fit(table, rows=seen, weight=counts), None
+    if context is not None:
+        context_schema = Schema.fit(context, role="context", rows=seen, weight=counts)
+    facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
+    smoothing = resolve_smoothing(settings.smoothing)
+    if smoothing is not None:
+        raw = torch.empty(0, dtype=torch.float64)
+        x = encode_table(schema, table, like=raw, rows=split.train)
+        counts = None if weight is None else torch.as_tensor(weight[split.train])
+        fixed = smoothing.resolve(x, counts)
+        facts["smoothing"] = {"kind": fixed.kind, "time": fixed.time}
+    return Model(schema, Flow(law), settings, context_schema, facts)
+
+
+def particles_of(
+    model: Model,
+    table: Table,
+    context: Table | None,
+    weight: Weights | None,
+    split: Split,
+    world: World,
+) -> dict[str, Particles]:
+    """The particles of each part of the split that has rows, by its name.
+
+    Arguments:
+        model: Its columns and smoothing.
+        table: All rows.
+        context: What each is conditioned on, or None.
+        weight: How much each counts, shape `(n,)`, or None.
+        split: Which rows are in which part.
+        world: The processes of the fit, of which this one has these rows.
+    """
+    parts = {}
+    for name, rows in vars(split).items():
+        if not len(rows):
+            continue
+        x, given = _positions(model, table, rows=rows, stream=name, seed=model.settings.seed), None
+        if context is not None and model.context_schema is not None:
+            given = encode_table(model.context_schema, context, like=model.like, rows=rows)
+        counts = None if weight is None else torch.as_tensor(weight[rows]).to(x.device)
+        parts[name] = Particles(x, given, counts, world)
+    return parts
+
+
+def _positions(
+    model: Model,
+    table: Table,
+    *,
+    stream: str,
+    seed: int,
+    rows: npt.NDArray[np.int64] | None = None,
+    smoothed: bool = True,
+) -> Tensor:
+    """The rows at these numbers, or all, dequantised and smoothed; the same noise each time it is called."""
+    runtime = Runtime(seed)
+    smoothing = resolve_smoothing(model.facts.get("smoothing")) if smoothed else None
+    noise = runtime.stream("smoothing " + stream)
+    return encode_table(
+        model.schema,
+        table,
+        like=model.like,
+        rows=rows,
+        generator=runtime.stream("dequantisation " + stream),
+        change=lambda z: z if smoothing is None else smoothing.perturb(z, noise),
+    )

@@ -1,0 +1,212 @@
+r"""The journal of a fit: decisions and steps, recorded before they take effect, and what a budget allows.
+
+A fit that resumes is given the decisions and steps of before. It runs the same method from the start; what is
+on record is replayed, in order, instead of being decided or trained again. Without a budget nothing here
+reads a clock. With one the clock is read between pieces of work and at the checkpoints of a descent, and what
+it causes (how many updates a block gets, or that a descent ends) is a decision like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from jkoflow.errors import InputError, RunFolderError
+from jkoflow.journal.clock import Clock, cpu_clock
+from jkoflow.journal.taken import Solution, Taken
+from jkoflow.world import ALONE, World
+
+__all__ = ["Journal", "Observer"]
+
+S = TypeVar("S")
+R = TypeVar("R")
+Record = Mapping[str, Any]
+
+
+class Observer(Protocol):
+    """Told of each step with the state after it, and whether it was replayed."""
+
+    def __call__(self, state: Any, taken: Taken, *, replayed: bool) -> None:
+        """Tell of a step."""
+
+
+def _nothing(state: Any, taken: Taken, *, replayed: bool) -> None:
+    del state, taken, replayed
+
+
+class Journal:
+    """The one part of a fit that has a memory of its own.
+
+    Arguments:
+        budget: CPU-seconds for the whole fit; None for no limit.
+        decisions: Those of an interrupted fit, replayed before any is taken anew.
+        steps: Those that it had finished, in order.
+        spent: CPU-seconds that it had used.
+        write: Where a new decision is written before it takes effect.
+        observe: Told of every step, new or replayed; it stores the new ones.
+        world: The processes of the fit; the first of them decides and writes.
+        clock: CPU-seconds of this process.
+
+    Raises:
+        InputError: A budget that is not above 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: float | None = None,
+        decisions: Iterable[Record] = (),
+        steps: Iterable[Taken] = (),
+        spent: float = 0.0,
+        write: Callable[[dict[str, Any]], None] = lambda record: None,
+        observe: Observer = _nothing,
+        world: World = ALONE,
+        clock: Clock = cpu_clock,
+    ) -> None:
+        if budget is not None and not budget > 0:
+            raise InputError(f"budget: expected CPU-seconds > 0, got {budget}")
+        self.budget, self.world = budget, world
+        self._decided = {_key(entry): entry["value"] for entry in decisions}
+        self._steps = deque(steps)
+        self._write, self._observe, self._clock = write, observe, clock
+        self._start = clock() - spent if self.limited else math.nan
+
+    # ── decisions and steps ──
+
+    def decide(self, what: str, compute: Callable[[], Any], **where: int) -> Any:
+        """The decision `what`, replayed if it is on record, else computed and recorded first.
+
+        Arguments:
+            what: Name of the decision.
+            compute: Its value, something JSON can hold; with several processes the first one's counts.
+            where: Block, round and the like, which make the decision unique.
+        """
+        entry: dict[str, Any] = {"kind": "decision", "what": what, **where}
+        key = _key(entry)
+        if key not in self._decided:
+            value = self.world.broadcast(compute())
+            if self.world.is_first:
+                self._write({**entry, "value": value})
+            self._decided[key] = value
+        return self._decided[key]
+
+    def step(
+        self,
+        number: int,
+        round_number: int,
+        *,
+        solve: Callable[[], Solution],
+        take: Callable[[Solution], tuple[S, Taken]],
+    ) -> S:
+        """The state after a step: solved, or replayed if it is on record, then taken and told of.
+
+        Arguments:
+            number: Number of the step; see `Taken`.
+            round_number: Number of its round.
+            solve: Finds the block.
+            take: The state after the block, and the step as it is stored.
+
+        Raises:
+            RunFolderError: The record has another step in this place.
+        """
+        if self._steps and (self._steps[0].number, self._steps[0].round) != (number, round_number):
+            there = self._steps[0]
+            raise RunFolderError(
+                f"the record of steps: expected block {number} of round {round_number} next, got block"
+                f" {there.number} of round {there.round}; resume with the version of jkoflow that began the"
+                " run (environment.json), or start again with --overwrite"
+            )
+        done = self._steps.popleft() if self._steps else None
+        state, taken = take(solve() if done is None else Solution(done.block, done.log))
+        self._observe(state, taken, replayed=done is not None)
+        return state
+
+    def has_step(self, number: int, round_number: int) -> bool | None:
+        """Whether the next step on record is this one; None where no more are on record."""
+        if not self._steps:
+            return None
+        return (self._steps[0].number, self._steps[0].round) == (number, round_number)
+
+    def stop_at(self, block: int, round_number: int = 0) -> Callable[[str, int], bool]:
+        """What a block's descents ask at their checkpoints; always False without a budget."""
+
+        def stop(phase: str, updates: int) -> bool:
+            if not self.limited:
+                return False
+            what, where = f"stop {phase} after updates", {"block": block, "round": round_number}
+            is_decided = _key({"what": what, **where}) in self._decided
+            if not is_decided and not self.world.broadcast(self.remaining() <= 0):
+                return False
+            # on record, a fit that resumes on a slower clock still goes as far as the first one did
+            return updates >= int(self.decide(what, lambda: updates, **where))
+
+        return stop
+
+    # ── what a budget allows ──
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget."""
+        return self.budget is not None
+
+    def timed(self, work: Callable[[], R]) -> tuple[R, float]:
+        """What `work` gives, and the CPU-seconds that it took; 0 without a budget, when no clock is read."""
+        if not self.limited:
+            return work(), 0.0
+        before = self._clock()
+        result = work()
+        return result, self._clock() - before
+
+    def afford(
+        self, what: str, most: int, cost: Callable[[int], float], *, share: float = 1.0, **where: int
+    ) -> int:
+        """The largest number, halved from `most` on, that costs no more than a share of the time left.
+
+        Arguments:
+            what: Name of the decision.
+            most: What is wanted, and what there is without a budget.
+            cost: CPU-seconds of a number.
+            share: Share of the time left.
+            where: See `decide`.
+        """
+        if not self.limited:
+            return most
+
+        def halved() -> int:
+            number, limit = most, share * self.remaining()
+            while number > 1 and cost(number) > limit:
+                number //= 2
+            return number
+
+        return int(self.decide(what, halved, **where))
+
+    def how_many(self, seconds: float, *, share: float = 1.0) -> float:
+        """How many pieces of work of that length fit in a share of the time left; infinite if no limit."""
+        return math.inf if not self.limited else share * self.remaining() / seconds
+
+    def deadline(self, share: float) -> Callable[[], bool]:
+        """Tells whether a share of the time that is left now is over; never, without a budget."""
+        if not self.limited:
+            return lambda: False
+        end = self.used() + share * self.remaining()
+        return lambda: self.used() > end
+
+    def leaves(self, share: float, *, beside: float) -> bool:
+        """Whether more is left than a share of the budget and so many CPU-seconds; True if no limit."""
+        return self.budget is None or self.remaining() > share * self.budget + beside
+
+    def used(self) -> float:
+        """CPU-seconds used so far, those of the interrupted fit included."""
+        return self._clock() - self._start
+
+    def remaining(self) -> float:
+        """CPU-seconds left; infinite without a budget."""
+        return math.inf if self.budget is None else self.budget - self.used()
+
+
+def _key(entry: Record) -> str:
+    return "/".join(
+        f"{name}={entry[name]}" for name in sorted(entry) if name not in ("kind", "value", "format")
+    )

@@ -1,0 +1,100 @@
+"""How many updates a block gets: the documented limit, or what a budget leaves to it.
+
+    part = (remaining - held back) / steps left - what a step costs beside its updates
+
+The clock is read between two blocks, and only under a budget. Source: ours, docs/method.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jkoflow.journal.journal import Journal
+from jkoflow.recipe import BudgetRules
+
+__all__ = ["UpdateShares"]
+
+
+@dataclass
+class UpdateShares:
+    """How the time left is divided among the blocks of a round, as updates.
+
+    Arguments:
+        journal: Decisions and budget.
+        rules: Shares of a budget.
+        limit: Updates of a block without a budget.
+        n_steps: Number of the last step.
+        seconds: CPU-seconds of one update of the path regression, as far as known.
+        batches_per_epoch: Batches that make the training rows once.
+        reserve: Share of the time left now that is held back for what follows the last step.
+        finish_cost: CPU cost of an update with its part of the finish, relative to one without, where blocks
+            of at least `limit` updates are finished on the objective; None where they are not.
+        last_checks: See `BudgetRules`; 0 where the last step is not free.
+        first_share: See `BudgetRules`.
+    """
+
+    journal: Journal
+    rules: BudgetRules
+    limit: int
+    n_steps: int
+    seconds: float
+    batches_per_epoch: float
+    reserve: float = 0.0
+    finish_cost: float | None = None
+    last_checks: int = 0
+    first_share: float = 1.0
+    _before: tuple[float, float] | None = None
+    _beside: float | None = None
+
+    def __post_init__(self) -> None:
+        self._held_back = self.reserve * self.journal.remaining() if self.journal.limited else 0.0
+
+    def updates(self, number: int, round_number: int) -> int:
+        """Updates for the step of that number; 0 where there is no time for any."""
+        if not self.journal.limited:
+            return self.limit
+        decided = self.journal.decide(
+            "updates", lambda: self._affordable(number), block=number, round=round_number
+        )
+        return int(decided)
+
+    def are_finished(self, updates: int) -> bool:
+        """Whether so many updates are followed by a finish: below the limit, more of them are worth more."""
+        return self.finish_cost is not None and updates >= self.limit
+
+    def _affordable(self, number: int) -> int:
+        """Updates that share the remaining CPU-seconds evenly among the steps left; 0 where none are left.
+
+        What a step costs beside its updates (solver steps, held-out rows, closings) is the least that a step
+        has cost so far: one that took more is made up for by all that follow, not by the next alone.
+        """
+        rules = self.rules
+        remaining = self.journal.remaining() - self._held_back
+        if remaining <= 0:
+            return 0
+        used, steps_left = self.journal.used(), max(1, self.n_steps - number + 1)
+        if self._before is not None:
+            started, trained = self._before
+            beside = used - started - trained
+            if beside >= 0:  # else the step ended before its time
+                self._beside = beside if self._beside is None else min(beside, self._beside)
+        beside = rules.unknown_beside * remaining / steps_left if self._beside is None else self._beside
+        left = max(remaining - self.last_checks * beside, rules.least_share * remaining)
+        share = rules.share * left * min(self.first_share / steps_left, 1.0)
+        updates = self._updates_in(max(share - beside, rules.least_share * share))
+        updates = min(updates, max(self.limit, int(rules.most_epochs * self.batches_per_epoch)))
+        self._before = (used, self._seconds_of(updates))
+        return updates
+
+    def _updates_in(self, seconds: float) -> int:
+        """Those that take so long, with the finish that follows from `limit` on."""
+        updates = seconds / self.seconds
+        if self.finish_cost is not None and updates > self.limit:
+            updates = max(self.limit - 1, updates / self.finish_cost)
+        fewest, most = self.rules.updates
+        return int(min(max(updates, fewest), most))
+
+    def _seconds_of(self, updates: int) -> float:
+        """What they take, by what one of them is known to take."""
+        finished = self.finish_cost if self.finish_cost is not None and updates >= self.limit else 1.0
+        return updates * self.seconds * finished

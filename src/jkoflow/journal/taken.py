@@ -1,0 +1,44 @@
+"""What a step found, and the step as it is stored.
+
+solve(step) -> Solution,      judged on held-out rows -> Taken
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jkoflow.blocks import Block
+
+__all__ = ["Solution", "Taken"]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a step found.
+
+    Arguments:
+        block: The block, or None where there is none, or where it had been dropped.
+        log: What was done, as plain values; it is written, and nothing reads it.
+    """
+
+    block: Block | None
+    log: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step as it is stored.
+
+    Arguments:
+        number: n, from 1, over all rounds; dropped steps count.
+        round: Number of the round, from 0; -1 for a Gaussian step outside of any.
+        block: The block that was kept, or None where it was dropped.
+        log: What was done and measured, as plain values; it is written, and nothing reads it.
+    """
+
+    number: int
+    round: int
+    block: Block | None
+    log: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,89 @@
+r"""`objective="auto"`: the default fit, which asks held-out rows what a table needs.
+
+    pilot fits -> Gaussian step, where it helps -> rounds of blocks, each closed -> the Gaussian alone, if no
+    better
+
+Where step sizes are given, or `closing=None`, blocks alone make the flow: each is started by regression,
+finished on the objective, and kept for its own gain. With a budget each block gets the updates that the
+remaining CPU-seconds allow; without one, those of the recipe, and no clock is read. Source: docs/method.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jkoflow.errors import InputError
+from jkoflow.journal import UpdateShares
+from jkoflow.methods.base import Job, schedule_of
+from jkoflow.methods.jko import fold_rounds, objective_solver
+from jkoflow.methods.pilot import Pilot, timed_pilot
+from jkoflow.methods.rounds import closed_rounds
+from jkoflow.methods.started import affordable_blocks, started_solver
+from jkoflow.steps import State, improves
+from jkoflow.steps.gaussian import best_whitening, take_gaussian, take_whitening, whitening_of_all_rows
+from jkoflow.steps.solvers import can_be_started
+
+__all__ = ["automatic"]
+
+
+def automatic(state: State, job: Job) -> State:
+    """Pilot fits, a closed-form first step where it helps, then blocks; a Gaussian, where that is as good."""
+    if not state.functional.law.is_standard:
+        raise InputError(
+            f"objective: 'auto' needs the standard normal law at the end, got {job.settings.law!r}; use 'jko'"
+        )
+    if not can_be_started(job.family, state.functional.law):
+        return _on_objective(state, job)
+    rounds = job.settings.gamma == "auto" and job.settings.closing == "auto"
+    alone = job.settings.closing != "auto"
+    chosen = job.journal.decide(
+        "pilot", lambda: timed_pilot(state, job, gaussian_first=not rounds and not alone)
+    )
+    choice, least = Pilot(**chosen), job.recipe.keep.least_variance
+    if alone:
+        return _blocks_alone(state, choice, job)
+    gaussian = best_whitening(state, job.runtime, least_variance=least)
+    start = state
+    if choice.affine_first:
+        start = job.journal.step(
+            state.number + 1,
+            -1,
+            solve=lambda: gaussian.solution,
+            take=lambda solution: take_whitening(state, solution, round_number=-1),
+        )
+    if job.settings.max_blocks <= len(start.flow):
+        return start
+    after = closed_rounds(start, choice, job) if rounds else _blocks_alone(start, choice, job)
+    if after.beats(gaussian.after, standard_errors=job.recipe.keep.flow_standard_errors):
+        return after
+    again = replace(state, number=after.number)
+    return job.journal.step(
+        after.number + 1,
+        -1,
+        solve=lambda: whitening_of_all_rows(state, job.runtime, gaussian.covariance, least_variance=least),
+        take=lambda solution: take_gaussian(again, solution, before=gaussian),
+    )
+
+
+def _blocks_alone(state: State, choice: Pilot, job: Job) -> State:
+    """Blocks that start on the path of their step, kept where they lower the held-out NLL."""
+    rules, n_rows = job.recipe, len(state.train)
+    room = affordable_blocks(job.settings.max_blocks - len(state.flow), state, choice, job)
+    schedule = schedule_of(state, job, room=room)
+    shares = UpdateShares(
+        job.journal,
+        rules.budget,
+        rules.updates.regression_updates(n_rows),
+        state.number + len(schedule.gammas),
+        choice.seconds,
+        n_rows / rules.updates.batch(n_rows),
+        finish_cost=1 + rules.budget.finish_cost * rules.updates.finish_share,
+        last_checks=rules.budget.last_checks,
+    )
+    return fold_rounds(state, schedule, job, started_solver(choice, shares, job), keep=improves)
+
+
+def _on_objective(state: State, job: Job) -> State:
+    """Blocks that no regression can start descend on the objective, and are kept where they lower the NLL."""
+    schedule = schedule_of(state, job, room=job.settings.max_blocks)
+    return fold_rounds(state, schedule, job, objective_solver(state, job), keep=improves)

@@ -1,0 +1,160 @@
+r"""Pilot fits: short fits on part of the rows, by which a fit chooses before it trains a block.
+
+    chosen = argmin of the held-out NLL of a fit with few updates a block, over the choices
+
+Chosen are the family's variant (for neural-ODE blocks how fine their Fourier features are) and, where the
+flow is not closed by a mixture, whether the closed-form Gaussian step comes first; a closing makes up for one
+that is missing at the beginning. Under a budget the search has a share of it, and measures what an update
+costs. Source: ours.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jkoflow.fold import proximal_fold
+from jkoflow.journal import Journal
+from jkoflow.methods.base import Job, schedule_of
+from jkoflow.steps import State, Step, improves
+from jkoflow.steps.gaussian import best_whitening
+from jkoflow.steps.solvers import RegressionSolver
+
+__all__ = ["Pilot", "choose_by_pilot", "rehearsed_seconds", "timed_pilot"]
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What the pilot fits chose.
+
+    Arguments:
+        affine_first: Whether the first step is the closed-form Gaussian one.
+        features: The family's variant; see `Family.variants`.
+        seconds: CPU-seconds of one update of a block's start, as measured; 0 without a budget.
+    """
+
+    affine_first: bool
+    features: str
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the decision that is on record."""
+        return {"affine_first": self.affine_first, "features": self.features, "seconds": self.seconds}
+
+
+def timed_pilot(state: State, job: Job, *, gaussian_first: bool) -> dict[str, Any]:
+    """The choice as it is recorded; under a budget within its share, and with what an update costs.
+
+    Arguments:
+        state: Before the first step.
+        job: The fit.
+        gaussian_first: Whether the Gaussian step is a choice.
+    """
+    rules, (least, most) = job.recipe.pilot, job.recipe.pilot.updates
+    if not job.journal.limited:
+        return choose_by_pilot(state, job, updates=most, gaussian_first=gaussian_first).to_dict()
+    seconds = rehearsed_seconds(state, job)
+    out_of_time = job.journal.deadline(rules.patience * rules.budget_share)
+    n_blocks = rules.blocks * (len(job.family.variants) + gaussian_first)
+    share = rules.updates_share * rules.budget_share / n_blocks
+    updates = int(min(max(job.journal.how_many(seconds, share=share), least), most))
+    choice = choose_by_pilot(
+        state, job, updates=updates, gaussian_first=gaussian_first, out_of_time=out_of_time
+    )
+    return replace(choice, seconds=seconds).to_dict()
+
+
+def rehearsed_seconds(state: State, job: Job) -> float:
+    """CPU-seconds of one update of a block's start, by short starts of a block that is thrown away.
+
+    Two lengths, whose difference is updates alone; the first of all also loads what is needed only once. The
+    median of a few such pairs, since the number of blocks depends on it and a machine's other work does not.
+    """
+    rules, n_rows = job.recipe.pilot, len(state.train)
+    step = Step(0, math.inf, state.train, state.validation, state.functional, job.runtime, recipe=job.recipe)
+
+    def start(updates: int) -> float:
+        descent = job.recipe.updates.regression(n_rows, updates, checkpoints=1)
+        solver = RegressionSolver(job.family, descent, job.family.variants[0])
+        return job.journal.timed(lambda: solver(step))[1]
+
+    few, many = rules.rehearsals
+    start(few)
+    pairs = [(start(few), start(many)) for _ in range(rules.rehearsed_pairs)]
+    differences = [max(long - short, rules.least_difference * long) for short, long in pairs]
+    return statistics.median(differences) / (many - few)
+
+
+def choose_by_pilot(
+    state: State,
+    job: Job,
+    *,
+    updates: int,
+    gaussian_first: bool,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Pilot:
+    """Short fits on part of the rows: with and without the Gaussian step, then with other variants.
+
+    Each block of a fit has so many `updates` and one solver step, and nothing of a fit is kept. A fit that is
+    not finished when the time is up counts for nothing; without any, the Gaussian step (where there is a
+    choice of it) and the first variant are taken.
+    """
+    part, variants = _part_of(state, job), job.family.variants
+    tried: dict[tuple[bool, str], float] = {}
+
+    def nll(*, affine_first: bool, variant: str) -> float:
+        if (affine_first, variant) not in tried:
+            start = part
+            if affine_first:
+                least = job.recipe.keep.least_variance
+                start = best_whitening(part, job.runtime, least_variance=least).after
+                start = replace(start, number=part.number + 1, moved=())
+            tried[affine_first, variant] = _pilot_nll(
+                start, job, variant, updates, len(state.train), out_of_time
+            )
+        return tried[affine_first, variant]
+
+    first = variants[0]
+    affine_first = gaussian_first and (
+        nll(affine_first=True, variant=first) <= nll(affine_first=False, variant=first)
+    )
+    best = min(variants, key=lambda variant: nll(affine_first=affine_first, variant=variant))
+    return Pilot(affine_first, best, 0.0)
+
+
+def _part_of(state: State, job: Job) -> State:
+    """The state with the rows alone that pilot fits look at."""
+    rules = job.recipe.pilot
+    judged = job.recipe.keep.judged(state.validation).rows(slice(0, rules.judged_rows))
+    return replace(
+        state,
+        train=state.train.rows(slice(0, rules.rows)),
+        validation=judged,
+        log_det=state.log_det[: len(judged)],
+    )
+
+
+def _pilot_nll(
+    state: State, job: Job, variant: str, updates: int, n_rows: int, out_of_time: Callable[[], bool]
+) -> float:
+    """Held-out NLL of a short fit of so many updates a block; infinite if the time was up before its end.
+
+    The networks are those of a table of `n_rows`, of which the fit sees a part.
+    """
+    room = min(job.settings.max_blocks, job.recipe.pilot.blocks)
+    gammas = schedule_of(state, job, room=room, gamma="auto").gammas
+    descent = job.recipe.updates.regression(len(state.train), updates, checkpoints=1)
+    solver = RegressionSolver(job.family, descent, variant, n_rows)
+    late = [out_of_time()]
+
+    def ended(after: State) -> bool:
+        del after
+        late.append(out_of_time())
+        return late[-1]
+
+    fold = replace(job.fold(solver), journal=Journal(), keep=improves, ended=ended)
+    after = state if late[0] else proximal_fold(state, gammas, fold)
+    return math.inf if any(late) else after.nll

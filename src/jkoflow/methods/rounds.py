@@ -1,0 +1,229 @@
+"""Rounds of blocks, from the particles' finest scale to the free step, each closed in closed form.
+
+    round = blocks of growing gamma, while each lowers the held-out NLL of the flow closed after it; closing
+
+What a closing leaves is nearly normal; a further round starts from its finest scale. Source: ours,
+docs/method.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jkoflow.fold import proximal_fold
+from jkoflow.journal import Solution, Taken, UpdateShares
+from jkoflow.methods.base import Job, schedule_of
+from jkoflow.methods.closing import ClosingSearch, closing_by_nothing, solution_of
+from jkoflow.methods.pilot import Pilot
+from jkoflow.methods.started import affordable_blocks, started_solver
+from jkoflow.recipe import Search
+from jkoflow.schedule import Schedule
+from jkoflow.steps import Closing, State, is_significant
+from jkoflow.steps.gaussian import take_whitening
+from jkoflow.steps.mixture import mixture_of
+
+__all__ = ["closed_rounds"]
+
+
+def closed_rounds(state: State, choice: Pilot, job: Job) -> State:
+    """The state after rounds until one of them gains nothing, or has no closing that another could follow."""
+    for number in range(job.recipe.keep.rounds):
+        if len(state.flow) >= job.settings.max_blocks or (number and not _has_time(state, job, number)):
+            break
+        state, closed = _Round(number, choice, job).run(state)
+        if not closed:
+            break
+    return state
+
+
+def _has_time(state: State, job: Job, number: int) -> bool:
+    """Whether a budget has time for another round, and for pushing all rows through the closing before it."""
+    if not job.journal.limited:
+        return True
+    rules, train = job.recipe.budget, state.train
+
+    def enough() -> bool:
+        some, seconds = job.journal.timed(lambda: train.rows(slice(0, rules.rehearsed_rows)))
+        push = seconds * len(train) / max(1, len(some))
+        return job.journal.leaves(rules.least_for_a_round, beside=push)
+
+    return bool(job.journal.decide("pass", enough, round=number))
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Blocks while they are worth their place, and the closing, where it is worth its own.
+
+    Arguments:
+        number: Number of the round, from 0.
+        choice: What the pilot fits chose.
+        job: The fit.
+    """
+
+    number: int
+    choice: Pilot
+    job: Job
+
+    def run(self, state: State) -> tuple[State, bool]:
+        """The state after the round, and whether it ended with a closing."""
+        schedule, last = self._schedule(state)
+        shares, planned = self._shares(state, last), state.number + len(schedule.gammas)
+        quick, seconds = self._quick_search(state)
+        state = replace(state, closing=self._search(state, quick).best())
+
+        def keep(before: State, after: State) -> State | None:
+            return self._kept(before, after, quick)
+
+        def more(after: State) -> dict[str, Any]:
+            assert after.closing is not None
+            known = {"closed_nll_nats": after.closing.nll, "closing_components": after.closing.n_components}
+            return {"planned": planned, **known}
+
+        def ended(after: State) -> bool:
+            if after.dropped == self.job.recipe.keep.drops:
+                return True
+            # a mixture does in a second what the free block does in ten times a block's
+            assert after.closing is not None
+            return after.number == last and after.closing.n_components > 1
+
+        fold = self.job.fold(started_solver(self.choice, shares, self.job), round_number=self.number)
+        after = proximal_fold(
+            replace(state, dropped=0), schedule.gammas, replace(fold, keep=keep, more=more, ended=ended)
+        )
+        return self._closed(after, quick, seconds)
+
+    # ── blocks ──
+
+    def _schedule(self, state: State) -> tuple[Schedule, int]:
+        """Step sizes, the free one last if there is room, and the number of the last step before it."""
+        room = self.job.settings.max_blocks - len(state.flow)
+        affordable = affordable_blocks(room, state, self.choice, self.job, round_number=self.number)
+        schedule = schedule_of(state, self.job, room=affordable + 1)
+        last = state.number + len(schedule.gammas) - 1
+        if len(schedule.gammas) > room:
+            schedule = replace(schedule, gammas=schedule.gammas[:-1])
+        return schedule, last
+
+    def _shares(self, state: State, last: int) -> UpdateShares:
+        rules, n_rows = self.job.recipe, len(state.train)
+        return UpdateShares(
+            self.job.journal,
+            rules.budget,
+            rules.updates.regression_updates(n_rows),
+            last,
+            self.choice.seconds,
+            n_rows / rules.updates.batch(n_rows),
+            reserve=rules.budget.reserve,
+            first_share=rules.budget.first_share,
+        )
+
+    def _kept(self, before: State, after: State, quick: Search) -> State | None:
+        """Keep a block where the flow closed after it beats the one closed before it, by more than chance."""
+        current, rules = before.closing, self.job.recipe.keep
+        assert current is not None
+        if len(after.flow) >= self.job.settings.max_blocks:
+            candidate = closing_by_nothing(after, self.job.recipe)
+        else:
+            candidate = self._search(after, quick).best(before=current)
+        rows, gain = rules.judged(after.validation), candidate.log_prob - current.log_prob
+        better = is_significant(rows, gain, standard_errors=rules.standard_errors)
+        worth = better and rows.mean(gain) > rules.least_gain_nats
+        return replace(after, closing=candidate) if worth else None
+
+    # ── the closing ──
+
+    def _closed(self, state: State, quick: Search, seconds: float) -> tuple[State, bool]:
+        """The state after the closing of the round, where it is worth its place, and whether it was."""
+        journal, key = self.job.journal, (state.number + 1, self.number)
+        if journal.has_step(*key) is False:
+            return state, False
+        closing = None if journal.has_step(*key) else self._careful(state, quick, seconds)
+        if closing is not None and closing.block is None:
+            return state, False
+        planned = {"round": self.number, "planned": state.number + 1}
+
+        def take(solution: Solution) -> tuple[State, Taken]:
+            return take_whitening(state, solution, round_number=self.number, **planned)
+
+        def solve() -> Solution:
+            assert closing is not None
+            return solution_of(closing)
+
+        return journal.step(*key, solve=solve, take=take), True
+
+    def _careful(self, state: State, quick: Search, seconds: float) -> Closing:
+        """The closing that the round ends with; no step where that is as good."""
+        recipe, journal, found = self.job.recipe, self.job.journal, state.closing
+        assert found is not None
+        search = self._careful_search(state, quick, seconds)
+        if 1 < found.n_components <= search.most_components:
+            known = found
+            again, spent = journal.timed(lambda: self._search(state, search).best(before=known))
+            found = min(known, again, key=lambda closing: closing.nll)
+            each = recipe.budget.mean_cost * spent / max(1, again.n_components)
+            found = self._stacked(found, state, search, each)
+        none = closing_by_nothing(state, recipe)
+        rows, rules = recipe.keep.judged(state.validation), recipe.keep
+        gain = found.log_prob - none.log_prob
+        worth = is_significant(rows, gain, standard_errors=rules.standard_errors)
+        return found if worth else none
+
+    def _stacked(self, found: Closing, state: State, search: Search, seconds: float) -> Closing:
+        """The mean of as many mixtures as there is time for, where it is better; `seconds` a component."""
+
+        def cost(members: int) -> float:
+            tried = self._search(state, replace(search, most_members=members))
+            return seconds * tried.stacked_components(found.n_components)
+
+        most = self.job.journal.afford(
+            "stacked mixtures",
+            search.most_members,
+            cost,
+            share=self.job.recipe.budget.mean_share,
+            round=self.number,
+        )
+        return self._search(state, replace(search, most_members=most)).stacked(found)
+
+    # ── how carefully ──
+
+    def _search(self, state: State, search: Search) -> ClosingSearch:
+        return ClosingSearch(state, search, self.job.runtime, self.job.recipe)
+
+    def _quick_search(self, state: State) -> tuple[Search, float]:
+        """How closings are looked for while blocks are judged, and the CPU-seconds of one component."""
+        recipe, journal = self.job.recipe, self.job.journal
+        quick = recipe.closing.quick(state.train.columns, len(state.train), journal.budget)
+        if not journal.limited:
+            return quick, 0.0
+
+        def rehearsed() -> float:
+            rows = state.train.rows(slice(0, quick.rows))
+            count = min(recipe.budget.rehearsed_components, len(rows))
+            generator = self.job.runtime.stream("closing", state.number)
+
+            def work() -> object:
+                return mixture_of(rows, count, generator, tolerance=quick.tolerance)
+
+            return journal.timed(work)[1] / count
+
+        seconds = float(journal.decide("closing seconds", rehearsed, round=self.number))
+        most = journal.afford(
+            "components",
+            quick.most_components,
+            lambda number: number * seconds,
+            share=recipe.budget.mixture_share,
+            round=self.number,
+        )
+        return replace(quick, most_components=most), seconds
+
+    def _careful_search(self, state: State, quick: Search, seconds: float) -> Search:
+        """More rows and components than the quick search; under a budget, as far as there is time."""
+        recipe, n_rows = self.job.recipe, len(state.train)
+        search = recipe.closing.careful(state.train.columns, n_rows, self.job.journal.budget)
+        rows = min(search.rows, n_rows) / min(quick.rows, n_rows)
+        each = recipe.budget.careful_cost * rows * seconds
+        most = self.job.journal.afford(
+            "careful components", search.most_components, lambda number: number * each, round=self.number
+        )
+        return replace(search, most_components=most)

@@ -1,0 +1,53 @@
+"""Blocks that are started by regression: how many a budget has time for, and what trains each.
+
+    blocks = time left / (CPU-seconds of one update × updates that a block needs)
+
+Source: ours, docs/method.md.
+"""
+
+from __future__ import annotations
+
+from jkoflow.journal import UpdateShares
+from jkoflow.methods.base import Job
+from jkoflow.methods.pilot import Pilot
+from jkoflow.steps import State, Step, StepSolver
+from jkoflow.steps.solvers import DispatchedSolver, IdentitySolver, StartedSolver
+
+__all__ = ["affordable_blocks", "started_solver"]
+
+
+def affordable_blocks(most: int, state: State, choice: Pilot, job: Job, *, round_number: int = 0) -> int:
+    """Blocks that a budget leaves time to train; few blocks trained well beat many that are not.
+
+    Arguments:
+        most: What is wanted, and what there is without a budget.
+        state: Before the first of them.
+        choice: What the pilot fits chose and measured.
+        job: The fit.
+        round_number: Number of the round.
+    """
+    if not job.journal.limited:
+        return most
+    rules, limit = job.recipe.budget, job.recipe.updates.regression_updates(len(state.train))
+    fewest = 1 if round_number else rules.fewest_blocks
+    seconds = choice.seconds * min(rules.enough_updates, limit)
+
+    def count() -> int:
+        return min(most, max(int(job.journal.how_many(seconds)), fewest))
+
+    return int(job.journal.decide("blocks", count, round=round_number))
+
+
+def started_solver(choice: Pilot, shares: UpdateShares, job: Job) -> StepSolver:
+    """What trains each step: a start with the pilot's variant and, where asked for, a finish."""
+    rules = job.recipe.updates
+
+    def solver_of(step: Step) -> StepSolver:
+        updates, n_rows = shares.updates(step.number, step.round), len(step.train)
+        if updates == 0:
+            return IdentitySolver(job.family, choice.features)
+        finish = rules.finish(n_rows, updates) if shares.are_finished(updates) else None
+        start = rules.regression(n_rows, updates)
+        return StartedSolver(job.family, start, finish, choice.features, job.settings.divergence)
+
+    return DispatchedSolver(solver_of)

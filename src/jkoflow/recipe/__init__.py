@@ -1,0 +1,57 @@
+"""Every tuned number of a fit, in one frozen value: a fit is a function of rows, settings, seed and this.
+
+A part of it is a small class whose fields say what each number is, in which unit, and where it was measured.
+What a user chooses is in `Settings`; what was found to serve all tables is here. Source: docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jkoflow.blocks.judge import InverseCheck, Refinement
+from jkoflow.blocks.ode.family import NetworkRules
+from jkoflow.recipe.budget import BudgetRules
+from jkoflow.recipe.closing import ClosingRules, Search
+from jkoflow.recipe.descent import DescentSettings
+from jkoflow.recipe.keep import KeepRules
+from jkoflow.recipe.pilot import PilotRules
+from jkoflow.recipe.updates import UpdateRules
+from jkoflow.schedule import AutomaticRules
+
+__all__ = [
+    "BudgetRules",
+    "ClosingRules",
+    "DescentSettings",
+    "KeepRules",
+    "PilotRules",
+    "Recipe",
+    "Search",
+    "UpdateRules",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers that the defaults of a fit were tuned to.
+
+    Arguments:
+        network: The size of velocity networks.
+        steps: How step sizes follow from the particles.
+        updates: The lengths and rates of descents.
+        refinement: How a trained block chooses its solver steps.
+        inverse: How the inverse of a trained block is tried.
+        keep: What a block must gain, and how many are tried.
+        pilot: The size of pilot fits.
+        closing: How carefully the mixture in closed form that ends a round is looked for.
+        budget: How a budget is divided.
+    """
+
+    network: NetworkRules = field(default_factory=NetworkRules)
+    steps: AutomaticRules = field(default_factory=AutomaticRules)
+    updates: UpdateRules = field(default_factory=UpdateRules)
+    refinement: Refinement = field(default_factory=Refinement)
+    inverse: InverseCheck = field(default_factory=InverseCheck)
+    keep: KeepRules = field(default_factory=KeepRules)
+    pilot: PilotRules = field(default_factory=PilotRules)
+    closing: ClosingRules = field(default_factory=ClosingRules)
+    budget: BudgetRules = field(default_factory=BudgetRules)

@@ -1,0 +1,205 @@
+r"""Stochastic descent on a block's parameters: Adam, a cosine rate, averaged weights, the best of them kept.
+
+    rate(i) = rate_0 min(1, (i+1)/warm_up) (f + (1-f) (1 + cos(pi i/updates))/2)
+
+The weights that are judged and kept are an exponential moving average (Polyak & Juditsky 1992). All of them
+are one vector, so that an update is a dozen passes over it, whatever the number of layers. No decision reads
+a clock; a budget is asked, at checkpoints only, through `stop`.
+
+Source of the update: Kingma & Ba (2015), arXiv 1412.6980, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from jkoflow.errors import NumericalError
+from jkoflow.recipe.descent import DescentSettings
+from jkoflow.world import ALONE, World
+
+__all__ = ["AveragedAdam", "Descent", "descend"]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What a descent did.
+
+    Arguments:
+        updates: Updates made.
+        best_update: The update whose averaged weights were kept; 0 for the start.
+        first: Held-out value before the descent.
+        best: Held-out value of what was kept.
+        retries: Restarts that were needed.
+    """
+
+    updates: int
+    best_update: int
+    first: float
+    best: float
+    retries: int
+
+
+class _DivergedError(Exception):
+    """The loss or the held-out value is no longer finite; what was good until then is kept."""
+
+    def __init__(self, kept: Descent, good: Tensor) -> None:
+        super().__init__(kept.updates)
+        self.kept, self.good = kept, good
+
+
+class _Weights:
+    """What a module trains, as one vector.
+
+    Arguments:
+        module: It follows what is written.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self._sizes = [p.numel() for p in self._parameters]
+
+    def read(self) -> Tensor:
+        """A copy of the module's own."""
+        return torch.cat([p.detach().reshape(-1) for p in self._parameters])
+
+    @torch.no_grad()
+    def write(self, vector: Tensor) -> None:
+        """Give the module these."""
+        for parameter, part in zip(self._parameters, torch.split(vector, self._sizes), strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+    def gradient(self, value: Tensor) -> Tensor:
+        """The gradient of `value`, zero where it does not depend on a weight."""
+        parts = torch.autograd.grad(value, self._parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+
+class AveragedAdam:
+    """Adam with clipped gradients, and the moving average of where it has been.
+
+    Arguments:
+        module: What it trains, in place.
+        settings: Decays, the longest gradient, and the share of the newest weights in the average.
+        world: The processes whose gradients are averaged, each over its own part of the batch.
+    """
+
+    def __init__(self, module: nn.Module, settings: DescentSettings, world: World = ALONE) -> None:
+        self._weights, self._settings, self._world = _Weights(module), settings, world
+        self._processes = float(world.sum(torch.ones(())))
+        self._current = self._weights.read()
+        self._first, self._second = torch.zeros_like(self._current), torch.zeros_like(self._current)
+        self._updates = 0
+        self.average = self._current.clone()
+        """The weights averaged over the updates so far, shape `(n_weights,)`."""
+
+    def update(self, loss: Tensor, rate: float) -> None:
+        """One update against the gradient of `loss` at the module's present weights."""
+        self._updates += 1
+        settings, gradient = self._settings, self._world.sum(self._weights.gradient(loss))
+        if self._processes > 1:
+            gradient = gradient / self._processes
+        gradient = gradient.mul_((settings.largest_gradient / (gradient.norm() + 1e-6)).clamp_(max=1.0))
+        first, second = settings.first_decay, settings.second_decay
+        self._first.lerp_(gradient, 1 - first)
+        self._second.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        unbias_first, unbias_second = 1 - first**self._updates, 1 - second**self._updates
+        spread = self._second.sqrt().mul_(unbias_second**-0.5).add_(settings.least_denominator)
+        self._current.addcdiv_(self._first, spread, value=-rate / unbias_first)
+        self._weights.write(self._current)
+        self.average.lerp_(self._current, 1.0 if self._updates == 1 else settings.average_share)
+
+    @torch.no_grad()
+    def at_average(self, evaluate: Callable[[], float]) -> float:
+        """What `evaluate` says while the module has the averaged weights; then it has its own again."""
+        self._weights.write(self.average)
+        value = evaluate()
+        self._weights.write(self._current)
+        return value
+
+
+def descend(
+    module: nn.Module,
+    *,
+    loss: Callable[[], Tensor],
+    evaluate: Callable[[], float],
+    settings: DescentSettings,
+    block: int,
+    stop: Callable[[int], bool] = lambda update: False,
+    world: World = ALONE,
+) -> Descent:
+    """Descend in place; `module` ends with the averaged weights that were best on held-out rows.
+
+    Arguments:
+        module: What is trained.
+        loss: A fresh stochastic loss at the module's current weights.
+        evaluate: The held-out value at the module's current weights; smaller is better.
+        settings: See `DescentSettings`.
+        block: Number of the block, for messages.
+        stop: Asked at each checkpoint with the number of updates made; True ends the descent.
+        world: The processes that descend together; `evaluate` gives the same number in each of them.
+
+    Raises:
+        NumericalError: The numbers left R at every rate that was tried.
+    """
+    first = evaluate()
+    weights = _Weights(module)
+    good = weights.read()
+    kept = Descent(0, 0, first, first if math.isfinite(first) else math.inf, 0)
+    rate = settings.learning_rate
+    for attempt in range(settings.retries + 1):
+        try:
+            kept, good = _attempt(module, loss, evaluate, settings, rate, stop, kept, good, world)
+        except _DivergedError as failure:
+            kept, good = failure.kept, failure.good
+            weights.write(good)
+            rate *= settings.retry_factor
+            continue
+        weights.write(good)
+        return Descent(kept.updates, kept.best_update, first, kept.best, attempt)
+    raise NumericalError(
+        f"training diverged {settings.retries + 1} times, last at rate {rate / settings.retry_factor:.1e}",
+        block=block,
+        step=kept.updates,
+        remedy="use a smaller gamma, or more smoothing, or check the table for extreme rows",
+    )
+
+
+def _attempt(
+    module: nn.Module,
+    loss: Callable[[], Tensor],
+    evaluate: Callable[[], float],
+    settings: DescentSettings,
+    rate: float,
+    stop: Callable[[int], bool],
+    kept: Descent,
+    good: Tensor,
+    world: World,
+) -> tuple[Descent, Tensor]:
+    optimiser, every = AveragedAdam(module, settings, world), max(1, settings.updates // settings.checkpoints)
+    best, best_update, waited, seen = kept.best, kept.best_update, 0, torch.zeros(())
+    for update in range(1, settings.updates + 1):
+        value = loss()
+        optimiser.update(value, rate * _relative_rate(update - 1, settings))
+        seen = seen + value.detach()
+        if update % every and update != settings.updates:
+            continue
+        current = optimiser.at_average(evaluate)
+        if not (math.isfinite(float(seen)) and math.isfinite(current)):
+            raise _DivergedError(Descent(update, best_update, kept.first, best, 0), good)
+        waited += 1
+        if current < best:
+            best, best_update, waited, good = current, update, 0, optimiser.average.clone()
+        if waited >= settings.patience or stop(update):
+            break
+    return Descent(update, best_update, kept.first, best, 0), good
+
+
+def _relative_rate(update: int, settings: DescentSettings) -> float:
+    cosine = (1 + math.cos(math.pi * update / settings.updates)) / 2
+    share = settings.final_fraction + (1 - settings.final_fraction) * cosine
+    return min(1.0, (update + 1) / settings.warm_up) * share

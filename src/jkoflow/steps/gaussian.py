@@ -1,0 +1,114 @@
+r"""The free step in closed form: whitening, which is exact where the law is Gaussian.
+
+    T(x) = C^{-1/2} (x - m),    the optimal transport map from N(m, C) to N(0, I)
+
+m and C are those of the training rows, C as it is or shrunk, whichever serves the held-out rows better. Where
+what follows does not earn its keep, nothing is left to choose on held-out rows, and the fit is this step
+alone, taken on all rows.
+
+Source: theory, the Gaussian case of eq. (25) at gamma = infinity; Ledoit & Wolf (2004), "A well-conditioned
+estimator for large-dimensional covariance matrices", for the shrinkage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jkoflow.blocks import Block, whitening
+from jkoflow.journal import Solution, Taken
+from jkoflow.particles import Moments
+from jkoflow.runtime import Runtime
+from jkoflow.steps.state import State, taken_by
+
+__all__ = ["Whitening", "best_whitening", "take_gaussian", "take_whitening", "whitening_of_all_rows"]
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A Gaussian step, and the flow that has it.
+
+    Arguments:
+        block: The step.
+        covariance: `"empirical"` or `"shrunk"`.
+        after: The state after it.
+    """
+
+    block: Block
+    covariance: str
+    after: State
+
+    @property
+    def solution(self) -> Solution:
+        """The step as something that was found."""
+        return Solution(self.block, _log(covariance=self.covariance))
+
+
+def best_whitening(state: State, runtime: Runtime, *, least_variance: float) -> Whitening:
+    """Whiten by the training rows, with the covariance that serves the held-out rows best."""
+    outcomes = [
+        Whitening(block, name, taken_by(state, block)[0])
+        for name, block in _whitenings(Moments.of(state.train), runtime, least_variance).items()
+    ]
+    return min(outcomes, key=lambda outcome: outcome.after.nll)
+
+
+def whitening_of_all_rows(
+    state: State, runtime: Runtime, covariance: str, *, least_variance: float
+) -> Solution:
+    """Whiten by training and held-out rows together, with the kind of covariance that was chosen before."""
+    moments = Moments.of(state.train, state.validation)
+    candidates = _whitenings(moments, runtime, least_variance)
+    return Solution(
+        candidates.get(covariance, candidates["shrunk"]),
+        _log(covariance=covariance, fitted_on="training and validation rows"),
+    )
+
+
+def take_whitening(
+    state: State, solution: Solution, *, round_number: int, **more: Any
+) -> tuple[State, Taken]:
+    """The state after a step outside of any schedule: numbered as the next, distances start anew."""
+    assert solution.block is not None
+    after, measured = taken_by(state, solution.block)
+    after = replace(after, number=state.number + 1, moved=())
+    own = {"block": after.number, "kept": True, "round": round_number, **more}
+    return after, Taken(after.number, round_number, solution.block, {**solution.log, **measured, **own})
+
+
+def take_gaussian(state: State, solution: Solution, *, before: Whitening) -> tuple[State, Taken]:
+    """The state after the Gaussian that was fitted on all rows.
+
+    Its NLL stays that of the Gaussian before, which the held-out rows may judge, since no row is held out any
+    more. For the same reason the record has no gain.
+    """
+    start = replace(state, nll=before.after.nll, judged=before.after.flow)
+    after, taken = take_whitening(start, solution, round_number=-1)
+    after = replace(after, nll=start.nll)
+    unknown = dict.fromkeys(("held_out_nll_se_nats", "gain_nats", "gain_se_nats"))
+    told = {**unknown, "held_out_nll_nats": start.nll, "planned": after.number}
+    return after, replace(taken, log={**taken.log, **told})
+
+
+def _whitenings(moments: Moments, runtime: Runtime, least_variance: float) -> dict[str, Block]:
+    """The candidates by the name of their covariance; the empirical one only where it can be inverted."""
+    return {
+        name: whitening(moments.mean, covariance).to(device=runtime.device, dtype=runtime.dtype)
+        for name, covariance in _covariances(moments, least_variance).items()
+        if float(torch.linalg.eigvalsh(covariance)[0]) >= least_variance / 2
+    }
+
+
+def _covariances(moments: Moments, least_variance: float) -> Mapping[str, Tensor]:
+    floor = least_variance * torch.eye(len(moments.mean), dtype=torch.float64, device=moments.mean.device)
+    return {"empirical": moments.covariance, "shrunk": moments.shrunk + floor}
+
+
+def _log(**more: Any) -> dict[str, Any]:
+    """What a record has of a step that no descent found."""
+    updates = {"warm_start": 0, "proximal": 0}
+    return {"updates": updates, "finished_on": "closed_form", "retries": 0, **more}

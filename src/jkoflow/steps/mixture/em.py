@@ -1,0 +1,179 @@
+r"""The Gaussian mixture of largest likelihood by EM, both steps of an iteration as products of matrices.
+
+    log pi_k N(x; m_k, C_k) = F(x) . w_k,    F(x) = (1, x_i, x_i x_j for i <= j)
+    E:  r_k(x) = softmax_k F(x) . w_k        M:  S_k = sum_rows r_k(x) F(x),  pi_k, m_k, C_k from S_k
+
+A density of the exponential family is linear in its sufficient statistics F, so that the cost of an iteration
+is two products of the rows' statistics, a chunk of rows at a time; rows are columns here, since a processor
+multiplies such matrices faster. All of it is in float64: the terms of a narrow component cancel. A row of
+weight w counts w times in every sum, and the sums are over the rows of all processes. Source: Dempster, Laird
+& Rubin (1977), J. R. Stat. Soc. B 39(1), example 4.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from jkoflow.blocks.mixture_quantile import least_log
+from jkoflow.laws import GaussianMixture
+from jkoflow.storage.chunks import CARRIED_ROWS, EM_CHUNK_NUMBERS, EM_KEPT_NUMBERS
+from jkoflow.world import ALONE, World
+
+__all__ = ["EMRules", "maximise_likelihood"]
+
+
+@dataclass(frozen=True)
+class EMRules:
+    """When EM ends, and how narrow a component may become.
+
+    Arguments:
+        tolerance: Gain of an iteration, nats a row, below which it ends.
+        iterations: Iterations after which it ends in any case.
+        floor: What is added to every variance, in those of the columns.
+        smallest_size: Rows that a component is taken to have at least, so that an empty one stays finite.
+    """
+
+    tolerance: float = 1e-3
+    iterations: int = 100
+    floor: float = 1e-6
+    smallest_size: float = 1e-15
+
+
+class _Moments(NamedTuple):
+    """Weights `(K,)`, means `(K, p)` and covariances `(K, p, p)` where the rows are."""
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    def coefficients(self) -> Tensor:
+        """w, shape `(K, f)`: log pi_k N(x; m_k, C_k) = F(x) . w_k."""
+        factors, failed = torch.linalg.cholesky_ex(self.covariances)
+        if bool(failed.any()):
+            raise ValueError("covariance: expected a positive definite one, got rounding errors")
+        precisions = torch.cholesky_inverse(factors)
+        linear = (precisions @ self.means[..., None]).squeeze(-1)
+        row, column = _pairs(self.means.shape[1], self.means.device)
+        quadratic = torch.where(row == column, -0.5, -1.0) * precisions[:, row, column]
+        log_det = factors.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        constant = self.weights.log() - log_det - 0.5 * (linear * self.means).sum(dim=1)
+        constant = constant - 0.5 * self.means.shape[1] * math.log(2 * math.pi)
+        return torch.cat([constant[:, None], linear, quadratic], dim=1)
+
+
+def maximise_likelihood(
+    x: Tensor,
+    responsibilities: Tensor,
+    rules: EMRules,
+    *,
+    weight: Tensor | None = None,
+    world: World = ALONE,
+    chunk_numbers: int = EM_CHUNK_NUMBERS,
+    kept_numbers: int = EM_KEPT_NUMBERS,
+) -> tuple[GaussianMixture, Tensor]:
+    """The mixture that EM comes to, and who is whose there.
+
+    Arguments:
+        x: Rows, shape `(n, p)`, float64, of about unit size in every direction.
+        responsibilities: To start from, shape `(m, K)`, of the first m rows.
+        rules: When it ends.
+        weight: How much each row counts, shape `(n,)`; None where all count the same.
+        world: The processes, each with its own rows.
+        chunk_numbers: Statistics, or responsibilities, of a chunk of rows.
+        kept_numbers: Statistics of all rows up to which they are kept from iteration to iteration.
+
+    Returns:
+        The mixture, and the responsibilities of the first `CARRIED_ROWS` rows, float32, shape `(m, K)`.
+
+    Raises:
+        ValueError: A covariance is not positive definite.
+    """
+    chunk = max(1, chunk_numbers // max(responsibilities.shape[1], _n_statistics(x.shape[1])))
+    p, rows, before = x.shape[1], _Rows(x, weight, chunk, kept_numbers), -math.inf
+    sums = x.new_zeros(_n_statistics(p), responsibilities.shape[1])
+    for (statistics, counts), given in zip(rows, torch.split(responsibilities, chunk), strict=False):
+        share = given.to(x) if counts is None else given.to(x) * counts[: len(given), None]
+        sums += statistics[:, : len(given)] @ share
+    moments = _of_sums(world.sum(sums), p, rules)
+    for _ in range(rules.iterations):
+        sums, log_likelihood = _expected(moments, rows, world)
+        moments = _of_sums(sums, p, rules)
+        if abs(log_likelihood - before) < rules.tolerance:
+            break
+        before = log_likelihood
+    w = moments.coefficients()
+    found, start = torch.empty(min(len(x), CARRIED_ROWS), len(w), device=x.device), 0
+    for part, _ in _Rows(x[:CARRIED_ROWS], None, chunk, kept_numbers):
+        found[start : start + part.shape[1]] = (w @ part).softmax(dim=0).T
+        start += part.shape[1]
+    return GaussianMixture.of_moments(*moments), found
+
+
+class _Rows:
+    """Statistics and weights of rows, a chunk at a time; kept where they are few, else computed again."""
+
+    def __init__(self, x: Tensor, weight: Tensor | None, chunk: int, kept_numbers: int) -> None:
+        self._parts = torch.split(x, chunk)
+        counts = [None] * len(self._parts) if weight is None else torch.split(weight.to(x), chunk)
+        self._counts: list[Tensor | None] = list(counts)
+        kept = len(x) * _n_statistics(x.shape[1]) <= kept_numbers
+        self._kept = [_statistics(part) for part in self._parts] if kept else None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        statistics = map(_statistics, self._parts) if self._kept is None else iter(self._kept)
+        yield from zip(statistics, self._counts, strict=True)
+
+
+def _expected(moments: _Moments, rows: _Rows, world: World) -> tuple[Tensor, float]:
+    """The step E: sums of statistics `(f, K)`, and the mean log-likelihood of the rows, nats."""
+    w, total, count = moments.coefficients(), 0.0, 0.0
+    sums = torch.zeros_like(w.T)
+    for statistics, counts in rows:
+        joint = w @ statistics
+        largest = joint.amax(dim=0)
+        share = joint.sub_(largest).clamp_min_(least_log).exp_()
+        size = share.sum(dim=0)
+        nats = largest + size.log()
+        if counts is None:
+            total, count = total + float(nats.sum()), count + len(size)
+            sums += statistics @ share.div_(size).T
+        else:
+            total, count = total + float(counts @ nats), count + float(counts.sum())
+            sums += statistics @ share.mul_(counts / size).T
+    both = world.sum(torch.tensor([total, count], dtype=torch.float64))
+    return world.sum(sums), float(both[0]) / float(both[1])
+
+
+def _of_sums(sums: Tensor, p: int, rules: EMRules) -> _Moments:
+    """The step M, from sums of statistics `(f, K)` of p columns."""
+    size = sums[0] + rules.smallest_size
+    moments = (sums[1:] / size).T
+    means, (row, column) = moments[:, :p], _pairs(p, sums.device)
+    covariances = sums.new_empty(len(size), p, p)
+    covariances[:, row, column] = moments[:, p:]
+    covariances[:, column, row] = moments[:, p:]
+    covariances -= means[:, :, None] * means[:, None, :]
+    covariances.diagonal(dim1=1, dim2=2).add_(rules.floor)
+    return _Moments(size / size.sum(), means, covariances)
+
+
+def _n_statistics(p: int) -> int:
+    return 1 + p + p * (p + 1) // 2
+
+
+def _statistics(x: Tensor) -> Tensor:
+    """F(x), shape `(f, n)`."""
+    columns, (row, column) = x.T.contiguous(), _pairs(x.shape[1], x.device)
+    return torch.cat([x.new_ones(1, len(x)), columns, columns[row] * columns[column]])
+
+
+def _pairs(p: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All i <= j below p."""
+    row, column = torch.triu_indices(p, p, device=device)
+    return row, column

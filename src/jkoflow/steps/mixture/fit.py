@@ -1,0 +1,148 @@
+r"""A Gaussian mixture fitted to particles: the law, and the map that takes it to N(0, I).
+
+    (pi, m, C) = argmax  sum_rows log sum_k pi_k N(x; m_k, C_k),    EM from clusters of the rows
+
+Source: Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39(1), for EM; the component for rows unlike any
+other is ours.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field, replace
+
+import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from jkoflow.blocks import Block, mixture_map
+from jkoflow.laws import GaussianMixture
+from jkoflow.particles import Moments, Particles
+from jkoflow.steps.mixture.em import EMRules, maximise_likelihood
+from jkoflow.world import ALONE
+
+__all__ = ["MixtureRules", "fit_mixture", "mixture_of"]
+
+
+@dataclass(frozen=True)
+class MixtureRules:
+    """How a mixture is fitted.
+
+    Arguments:
+        em: When EM ends.
+        clustered_rows: Rows, the first ones, whose clusters EM starts from.
+        clustering_iterations: Iterations of k-means at most.
+        background_spread: Standard deviation of the component for rows unlike any other, in those of the
+            columns.
+    """
+
+    em: EMRules = field(default_factory=EMRules)
+    clustered_rows: int = 8000
+    clustering_iterations: int = 20
+    background_spread: float = 2.0
+
+
+def mixture_of(
+    rows: Particles,
+    n_components: int,
+    generator: torch.Generator,
+    *,
+    tolerance: float = 1e-3,
+    responsibilities: Tensor | None = None,
+    rules: MixtureRules | None = None,
+) -> tuple[Block, Tensor]:
+    """The triangular map of the mixture of so many components that EM finds for `rows`, and who is whose.
+
+    Arguments:
+        rows: What to fit, the context's columns first.
+        n_components: K.
+        generator: Source of the start.
+        tolerance: See `EMRules`.
+        responsibilities: To start from instead, shape `(m, K)` of the first m rows.
+        rules: The others.
+
+    Returns:
+        The map of the mixture and of a wide component beside it, float64, and the responsibilities of the
+        mixture's own, float32, shape `(n, K)`.
+    """
+    rules = rules or MixtureRules()
+    rules = replace(rules, em=replace(rules.em, tolerance=tolerance))
+    joint = rows if rows.context is None else _joint(rows, rows.context)
+    z, centre, scale = _standardised(joint)
+    start = _clustered(z, n_components, generator, rules) if responsibilities is None else responsibilities
+    mixture, found = _by_em(z, start, rules)
+    wide = _with_background(mixture, rows.effective_rows, rules)
+    law = _moved(wide, centre.cpu(), scale.cpu())
+    return mixture_map(law, context_dim=rows.context_dim), found
+
+
+def fit_mixture(
+    rows: Particles, n_components: int, generator: torch.Generator, rules: MixtureRules
+) -> GaussianMixture:
+    """The mixture of so many components that EM finds for `rows`, without their context."""
+    z, centre, scale = _standardised(rows)
+    mixture, _ = _by_em(z, _clustered(z, n_components, generator, rules), rules)
+    return _moved(mixture, centre.cpu(), scale.cpu())
+
+
+def _joint(rows: Particles, context: Tensor) -> Particles:
+    return Particles(torch.cat([context, rows.x], dim=1), None, rows.weight, rows.world)
+
+
+def _standardised(rows: Particles) -> tuple[Particles, Tensor, Tensor]:
+    """The rows in float64 at unit size, and where and how large they were, shape `(p,)` each."""
+    x, least = rows.x.double(), torch.finfo(torch.float32).tiny
+    if rows.weight is None and rows.world is ALONE:
+        centre, scale = x.mean(dim=0), x.std(dim=0).clamp_min(least)
+    else:
+        moments = Moments.of(rows.at(x))
+        centre, scale = moments.mean, moments.covariance.diagonal().sqrt().clamp_min(least)
+    return rows.at((x - centre) / scale), centre, scale
+
+
+def _by_em(z: Particles, start: Tensor, rules: MixtureRules) -> tuple[GaussianMixture, Tensor]:
+    first = start[: len(z)].to(z.x.device)
+    return maximise_likelihood(z.x, first, rules.em, weight=z.weight, world=z.world)
+
+
+def _moved(mixture: GaussianMixture, centre: Tensor, scale: Tensor) -> GaussianMixture:
+    """The law of centre + scale z for z of the mixture."""
+    return GaussianMixture.of_moments(
+        mixture.weights / mixture.weights.sum(),
+        centre + mixture.means * scale,
+        mixture.full_covariances * scale * scale[:, None],
+    )
+
+
+def _with_background(mixture: GaussianMixture, n_rows: float, rules: MixtureRules) -> GaussianMixture:
+    """The mixture and one wide component for rows unlike any of those seen, of weight 1/(n + 1).
+
+    That is the rule of succession's probability of such a row. The mixture of largest likelihood gives it
+    none: a row off all of its components, which are narrow where columns depend on each other, would have a
+    density of next to nothing. It costs the other rows 1/n nats.
+    """
+    share, p = 1 / (n_rows + 1), mixture.dim
+    weights = torch.cat([(1 - share) * mixture.weights, mixture.weights.new_full((1,), share)])
+    wide = rules.background_spread**2 * torch.eye(p).to(mixture.means)
+    means = torch.cat([mixture.means, mixture.means.new_zeros(1, p)])
+    return GaussianMixture.of_moments(weights, means, torch.cat([mixture.full_covariances, wide[None]]))
+
+
+def _clustered(z: Particles, n_components: int, generator: torch.Generator, rules: MixtureRules) -> Tensor:
+    """Who is whose among the first rows by k-means, shape `(m, K)`.
+
+    With several processes the first one's clusters are those of all.
+    """
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    iterations, few = rules.clustering_iterations, z.rows(slice(0, rules.clustered_rows))
+    clusters = KMeans(n_components, n_init=1, max_iter=iterations, random_state=seed)
+    weight = None if few.weight is None else few.weight.cpu().numpy()
+    with warnings.catch_warnings():  # clusters that could still be improved are a start like any other
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = clusters.fit_predict(few.x.cpu().numpy(), sample_weight=weight)
+    if z.world is not ALONE:
+        centres = torch.tensor(z.world.broadcast(clusters.cluster_centers_.tolist()), dtype=torch.float64)
+        labels = torch.cdist(few.x.cpu(), centres).argmin(dim=1)
+    return one_hot(torch.as_tensor(labels, device=z.x.device).long(), n_components)

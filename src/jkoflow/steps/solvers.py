@@ -1,0 +1,198 @@
+r"""Ways to find the block of a step: a start by regression, a finish on the objective, a closed form.
+
+    ProximalSolver   the identity, then descent on the objective, as in the paper
+    StartedSolver    regression on the path of the step, then, where asked, a short descent on the objective
+    ClosedFormSolver the minimiser over the family, where it is known
+
+Each ends with the solver steps that the block's map needs. Source: Cheng, Lu, Tan & Xie (2024), arXiv
+2310.17582, eq. (25); Xu, Cheng & Xie (2024), arXiv 2410.02548, for the start.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jkoflow.blocks import Block
+from jkoflow.blocks.family import Family
+from jkoflow.blocks.judge import rows_not_inverted, value_after
+from jkoflow.journal import Solution
+from jkoflow.laws import Law
+from jkoflow.recipe import DescentSettings
+from jkoflow.steps.proximal import descend_on_objective
+from jkoflow.steps.regression import OU_PATH, Path, regress
+from jkoflow.steps.step import Step, StepSolver
+
+__all__ = [
+    "ClosedFormSolver",
+    "DispatchedSolver",
+    "IdentitySolver",
+    "ProximalSolver",
+    "RegressionSolver",
+    "StartedSolver",
+    "can_be_started",
+]
+
+
+def can_be_started(family: Family, law: Law) -> bool:
+    """Whether regression finds a start: a block is the flow of a field, and the law at the end is N(0, I)."""
+    return family.follows_paths and law.is_standard
+
+
+@dataclass(frozen=True)
+class DispatchedSolver:
+    """A solver that is looked up for each step."""
+
+    solver_of: Callable[[Step], StepSolver]
+
+    def __call__(self, step: Step) -> Solution:
+        """Find the block of `step` by its own solver."""
+        return self.solver_of(step)(step)
+
+
+@dataclass(frozen=True)
+class IdentitySolver:
+    """Leaves the block the identity, which is dropped: for a step that a budget has no time for."""
+
+    family: Family
+    variant: str
+
+    def __call__(self, step: Step) -> Solution:
+        """The untrained block of `step`."""
+        block = _new(self.family, step, variant=self.variant)
+        return Solution(block, _log("warm_start"))
+
+
+@dataclass(frozen=True)
+class ClosedFormSolver:
+    """Takes the minimiser of the proximal objective over a family in which it has a closed form."""
+
+    family: Family
+
+    def __call__(self, step: Step) -> Solution:
+        """The minimiser; the family must have one."""
+        block = self.family.in_closed_form(step.train, step.gamma, step.functional.law)
+        return Solution(block, _log("closed_form"))
+
+
+@dataclass(frozen=True)
+class ProximalSolver:
+    """Minimises the proximal objective from the identity.
+
+    Arguments:
+        family: The kind of block.
+        descent: Updates, batch and rate.
+        divergence: How training sees the log-determinant; see `blocks.log_det.DIVERGENCES`.
+        steps: Solver steps of the block, where there is a solver.
+    """
+
+    family: Family
+    descent: DescentSettings
+    divergence: str = "auto"
+    steps: int = 2
+
+    def __call__(self, step: Step) -> Solution:
+        """Find the block of `step` on the proximal objective alone."""
+        block = _new(self.family, step, steps=self.steps)
+        done = descend_on_objective(block, step, self.descent, self.divergence)
+        block = block.mended(step.judge).checked(step.judge)
+        return Solution(block, _log("proximal", proximal=done.updates, retries=done.retries))
+
+
+@dataclass(frozen=True)
+class RegressionSolver:
+    """The start of a block alone, at one solver step and unchecked: for short fits that are thrown away.
+
+    Arguments:
+        family: The kind of block.
+        start: Updates, batch and rate of the regression.
+        variant: See `Family.variants`.
+        n_rows: Training rows of the fit that the block is sized for; None for those of the step.
+        path: The path that the block's velocity is fitted to.
+    """
+
+    family: Family
+    start: DescentSettings
+    variant: str
+    n_rows: int | None = None
+    path: Path = OU_PATH
+
+    def __call__(self, step: Step) -> Solution:
+        """The block of `step` on its path, best on held-out rows."""
+        block = _new(self.family, step, variant=self.variant, n_rows=self.n_rows)
+        assert block.velocity_field is not None
+        started = regress(block.velocity_field, step, self.start, self.path)
+        log = _log("warm_start", warm_start=started.updates, retries=started.retries)
+        return Solution(block, {**log, "best_update": started.best_update})
+
+
+@dataclass(frozen=True)
+class StartedSolver:
+    """Starts a block on the path of its step, then finishes it on the proximal objective where asked.
+
+    Arguments:
+        family: The kind of block.
+        start: Updates, batch and rate of the regression.
+        finish: The same of the proximal objective at one solver step, at s steps an s-th of the updates; None
+            for no finish.
+        variant: See `Family.variants`.
+        divergence: How the finish sees the log-determinant.
+        path: The path that the start is fitted to.
+    """
+
+    family: Family
+    start: DescentSettings
+    finish: DescentSettings | None
+    variant: str
+    divergence: str = "auto"
+    path: Path = OU_PATH
+
+    def __call__(self, step: Step) -> Solution:
+        """Find the block of `step`; the finish is kept only where it lowers the held-out value of G."""
+        found = RegressionSolver(self.family, self.start, self.variant, path=self.path)(step)
+        block = found.block
+        assert block is not None
+        if found.log["best_update"] == 0:  # nothing to learn at this scale: the block is still the identity
+            return Solution(block.checked(step.judge), found.log)
+        block = block.settled(step.judge)
+        if self.finish is None:
+            return Solution(block.checked(step.judge), found.log)
+        finished, log = self._finished(block, step, found.log, self.finish)
+        return Solution(finished.checked(step.judge), log)
+
+    def _finished(
+        self, block: Block, step: Step, log: Any, finish: DescentSettings
+    ) -> tuple[Block, dict[str, Any]]:
+        """The block after the finish where held-out rows want it, and the log with what was done."""
+        judge = step.judge
+        before, missed = value_after(block, judge), rows_not_inverted(block, judge)
+        candidate = copy.deepcopy(block)
+        # an update costs as much as the block has solver steps: the finish of a fine map has fewer
+        fewer = replace(finish, updates=max(1, finish.updates // block.solver_steps))
+        done = descend_on_objective(candidate, step, fewer, self.divergence)
+        after = value_after(candidate, judge)
+        kept = after < before and rows_not_inverted(candidate, judge) <= missed
+        return candidate if kept else block, {
+            **log,
+            "updates": {**log["updates"], "proximal": done.updates},
+            "proximal_nll_gain_nats": before - after,
+            "retries": log["retries"] + done.retries,
+            "finished_on": "proximal" if kept else log["finished_on"],
+        }
+
+
+def _new(
+    family: Family, step: Step, *, variant: str | None = None, n_rows: int | None = None, steps: int = 1
+) -> Block:
+    generator = step.stream("initial_weights")
+    return family.new(
+        step.train, step.gamma, variant=variant, n_rows=n_rows, steps=steps, generator=generator
+    )
+
+
+def _log(finished_on: str, *, warm_start: int = 0, proximal: int = 0, retries: int = 0) -> dict[str, Any]:
+    """What a record has of every solution: updates by phase, the phase that the block is from, restarts."""
+    updates = {"warm_start": warm_start, "proximal": proximal}
+    return {"updates": updates, "finished_on": finished_on, "retries": retries}
