@@ -16,6 +16,7 @@ import torch
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "race"
 PACKAGES = {
     "ours": None,
+    "ours_zuko": "zuko",
     "gmm30": None,
     "kde": None,
     "published_jko": None,
@@ -28,6 +29,7 @@ PACKAGES = {
 MODULES = ("density", "timed_descent", "trace_integral", "contenders")
 BUDGET = {
     "ours": 2.5,
+    "ours_zuko": 4.0,
     "published_jko": 1.5,
 }
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from jkoflow.blocks import AffineBlock, MixtureBlock, NeuralODEBlock
+from jkoflow.blocks.zuko import ZukoBlock
 from jkoflow.config import Settings
 from jkoflow.errors import InputError
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step
@@ -48,6 +49,7 @@ FITS: dict[str, dict[str, Any]] = {
     "auto, given steps": {"gamma": GIVEN, "max_blocks": 3},
     "auto, blocks alone": {"closing": None, "max_blocks": 3},
     "auto of affine blocks": {"gamma": 0.4, "max_blocks": 3, "block": "affine"},
+    "jko of splines": {"objective": "jko", "gamma": 0.4, "max_blocks": 2, "block": "zuko"},
     "end_to_end": {"objective": "end_to_end", "gamma": 0.4, "max_blocks": 2},
 }
 RECIPE = quick_recipe(updates=12)
@@ -130,7 +132,7 @@ def test_unknown_method_is_refused() -> None:
 @pytest.mark.parametrize("name", FITS)
 def test_fit_lowers_the_held_out_nll(name: str) -> None:
     last = run(name, recipe=quick_recipe(updates=60)).last
-    trained = any(isinstance(block, NeuralODEBlock) for block in last.flow)
+    trained = any(isinstance(block, NeuralODEBlock | ZukoBlock) for block in last.flow)
     assert trained or name == "auto" or "affine" in name, "where two clusters may be a mixture of two"
     validation = two_clusters(100, 2).x
     base = -float(last.flow.law.log_prob(validation.double()).mean())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, MixtureBlock, NeuralODEBlock
 from jkoflow.blocks.ode.velocity import MLPVelocity
+from jkoflow.blocks.zuko import ZukoBlock
 from jkoflow.laws import GaussianMixture
 
 __all__ = [
@@ -120,6 +121,24 @@ def _mixture_context(dim: int, dtype: torch.dtype) -> Block:
     return _mixture(dim, dtype, CONTEXT_DIM)
 
 
+def _zuko(dim: int, dtype: torch.dtype, transform: str = "NSF", context_dim: int = 0) -> Block:
+    options = {"transforms": 2, "hidden_features": [16]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        block = ZukoBlock(
+            dim=dim, gamma=0.6, context_dim=context_dim, transform=transform, options=options
+        ).double()
+    return block.to(dtype)
+
+
+def _zuko_affine(dim: int, dtype: torch.dtype) -> Block:
+    return _zuko(dim, dtype, "MAF")
+
+
+def _zuko_context(dim: int, dtype: torch.dtype) -> Block:
+    return _zuko(dim, dtype, context_dim=CONTEXT_DIM)
+
+
 def mixture_numbers(n_components: int, dim: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, means and covariances of overlapping components, float64."""
     source = generator(seed)
@@ -137,6 +156,9 @@ BLOCKS: dict[str, Callable[[int, torch.dtype], Block]] = {
     "neural_ode_steps": _steps,
     "neural_ode_context": _context,
     "neural_ode_taper": _taper,
+    "zuko": _zuko,
+    "zuko_affine": _zuko_affine,
+    "zuko_context": _zuko_context,
 }
 
 

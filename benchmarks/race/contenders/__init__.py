@@ -36,6 +36,7 @@ class Entry:
 
 CONTENDERS: Mapping[str, Entry] = {
     "ours": Entry(),
+    "ours_zuko": Entry("zuko", module="ours", options={"objective": "jko", "block": "zuko"}),
     "nsf": Entry("zuko"),
     "maf": Entry("zuko"),
     "flow_matching": Entry("torchcfm", score_seconds=60.0),

@@ -17,6 +17,7 @@ from jkoflow.blocks.family import Family
 from jkoflow.blocks.mixture import MixtureBlock, mean_of_mixtures, mixture_map
 from jkoflow.blocks.ode.block import NeuralODEBlock
 from jkoflow.blocks.ode.family import NeuralODEFamily
+from jkoflow.blocks.zuko import ZukoFamily
 from jkoflow.errors import InputError, RunFolderError
 from jkoflow.storage import RESTORE
 
@@ -43,6 +44,7 @@ FAMILIES: Mapping[str, type[Family]] = MappingProxyType(
     {
         "affine": AffineFamily,
         "neural_ode": NeuralODEFamily,
+        "zuko": ZukoFamily,
     }
 )
 """Every family of blocks by the name that the option `block` gives it."""
