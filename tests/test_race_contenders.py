@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks" / "race"
 PACKAGES = {
     "ours": None,
     "ours_zuko": "zuko",
+    "ours_log_cosh": None,
     "gmm30": None,
     "kde": None,
     "published_jko": None,
@@ -30,6 +31,7 @@ MODULES = ("density", "timed_descent", "trace_integral", "contenders")
 BUDGET = {
     "ours": 2.5,
     "ours_zuko": 4.0,
+    "ours_log_cosh": 2.5,
     "published_jko": 1.5,
 }
 

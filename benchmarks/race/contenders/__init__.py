@@ -37,6 +37,7 @@ class Entry:
 CONTENDERS: Mapping[str, Entry] = {
     "ours": Entry(),
     "ours_zuko": Entry("zuko", module="ours", options={"objective": "jko", "block": "zuko"}),
+    "ours_log_cosh": Entry(module="ours", options={"objective": "jko", "law": "log_cosh"}),
     "nsf": Entry("zuko"),
     "maf": Entry("zuko"),
     "flow_matching": Entry("torchcfm", score_seconds=60.0),

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from jkoflow.errors import InputError
 from jkoflow.laws.base import Entropy, Law
 from jkoflow.laws.checkerboard import Checkerboard
+from jkoflow.laws.log_cosh import LogCosh
 from jkoflow.laws.mixture import GaussianMixture
 from jkoflow.laws.normal import StandardNormal
 from jkoflow.laws.quadratic import Gaussian
@@ -46,6 +47,7 @@ LAWS: Mapping[str, Callable[..., Law]] = MappingProxyType(
         "rings": Rings,
         "rose": rose,
         "tree": tree,
+        "log_cosh": LogCosh,
     }
 )
 """Every law of this package by name."""
