@@ -18,6 +18,7 @@ PACKAGES = {
     "ours": None,
     "ours_zuko": "zuko",
     "ours_log_cosh": None,
+    "ours_flow_matching": None,
     "gmm30": None,
     "kde": None,
     "published_jko": None,
@@ -32,6 +33,7 @@ BUDGET = {
     "ours": 2.5,
     "ours_zuko": 4.0,
     "ours_log_cosh": 2.5,
+    "ours_flow_matching": 2.5,
     "published_jko": 1.5,
 }
 

@@ -51,6 +51,7 @@ FITS: dict[str, dict[str, Any]] = {
     "auto of affine blocks": {"gamma": 0.4, "max_blocks": 3, "block": "affine"},
     "jko of splines": {"objective": "jko", "gamma": 0.4, "max_blocks": 2, "block": "zuko"},
     "jko to a log-cosh law": {"objective": "jko", "gamma": 0.4, "max_blocks": 2, "law": "log_cosh"},
+    "flow_matching": {"objective": "flow_matching"},
     "end_to_end": {"objective": "end_to_end", "gamma": 0.4, "max_blocks": 2},
 }
 RECIPE = quick_recipe(updates=12)

@@ -38,6 +38,7 @@ CONTENDERS: Mapping[str, Entry] = {
     "ours": Entry(),
     "ours_zuko": Entry("zuko", module="ours", options={"objective": "jko", "block": "zuko"}),
     "ours_log_cosh": Entry(module="ours", options={"objective": "jko", "law": "log_cosh"}),
+    "ours_flow_matching": Entry(module="ours", options={"objective": "flow_matching"}),
     "nsf": Entry("zuko"),
     "maf": Entry("zuko"),
     "flow_matching": Entry("torchcfm", score_seconds=60.0),

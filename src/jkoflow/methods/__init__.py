@@ -12,6 +12,7 @@ from jkoflow.errors import InputError
 from jkoflow.methods.automatic import automatic
 from jkoflow.methods.base import Job, Method
 from jkoflow.methods.end_to_end import end_to_end
+from jkoflow.methods.flow_matching import flow_matching
 from jkoflow.methods.jko import jko
 
 __all__ = ["METHODS", "Job", "Method", "method_named"]
@@ -21,6 +22,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "auto": automatic,
         "jko": jko,
         "end_to_end": end_to_end,
+        "flow_matching": flow_matching,
     }
 )
 """Every method by the name that the option `objective` gives it."""
