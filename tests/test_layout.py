@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,13 +17,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "jkoflow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAX_LINES = 400
+MAX_LINES, MAX_FUNCTION_LINES = 350, 60
+MAX_READING_FILES, MAX_READING_LINES = 8, 900
 
 ORDER = (
     "errors",
     "config",
-    "runtime",
     "storage",
+    "runtime",
+    "world",
     # the material
     "data",
     "laws",
@@ -32,33 +34,21 @@ ORDER = (
     "bounds",
     # one block
     "blocks",
+    "functionals",
     # many blocks
     "flow",
     "first_order",
     # learning
-    "objective",
     "schedule",
-    "budget",
-    "descent",
-    "warm_start",
-    "step",
-    "solver_steps",
-    "proximal",
-    "fit",
-    "gaussian_step",
-    "expectation_maximisation",
-    "closing_search",
-    "closing",
     "recipe",
-    "pilot",
-    "pace",
-    "passes",
-    "end_to_end",
-    "training",
+    "journal",
+    "steps",
+    "fold",
+    "methods",
     # store and readers
     "model",
     "runs",
-    "pipeline",
+    "fitting",
     "certify",
     "report",
     "estimator",
@@ -67,6 +57,16 @@ ORDER = (
 """A module (or folder) imports only from those before it; the package's `__init__`, `__main__` from any."""
 
 EXEMPT = {"__init__", "__main__"}
+
+NUMBERS = ("recipe", "storage", "certify")
+"""Where a module may open with numeric constants in capitals; elsewhere they are fields or parameters."""
+
+CLOCKS = ("journal", "cli/progress.py")
+"""What may look at the clock: the journal, and the lines that tell a person how long it will take."""
+
+
+CLOCK_READERS = {"process_time", "perf_counter", "time", "monotonic", "thread_time"}
+CAPITALS = re.compile(r"_*[A-Z][A-Z0-9_]*")
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_NAMES = {"eval", "exec", "__import__"}
 UNSAFE_CALLS = {"torch.load", "torch.save", "pd.read_pickle", "pandas.read_pickle", "np.fromfile"}
@@ -111,6 +111,93 @@ def unsafe_uses(source: str) -> list[str]:
     return found
 
 
+def assigned_at_the_top(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Names that a module assigns outside functions and classes, each with its value."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            waiting[:0] = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.stmt)]
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            names, value = [target], node.value
+            if isinstance(target, ast.Tuple | ast.List):
+                names = target.elts
+            values = value.elts if isinstance(value, ast.Tuple | ast.List) else []
+            paired = values if len(names) > 1 and len(values) == len(names) else [value] * len(names)
+            yield from ((n.id, v) for n, v in zip(names, paired, strict=True) if isinstance(n, ast.Name))
+
+
+def is_numeric(value: ast.AST, known: set[str]) -> bool:
+    """Whether an expression is a number or holds one; `known` are names of numbers."""
+    if isinstance(value, ast.Constant):
+        return isinstance(value.value, int | float | complex) and not isinstance(value.value, bool)
+    if isinstance(value, ast.Name):
+        return value.id in known
+    if isinstance(value, ast.BinOp):
+        sides = (value.left, value.right)
+        is_text = any(isinstance(side, ast.Constant) and isinstance(side.value, str) for side in sides)
+        return not is_text and any(is_numeric(side, known) for side in sides)
+    if isinstance(value, ast.Dict):
+        return any(is_numeric(part, known) for part in value.values)
+    if isinstance(value, ast.Call):
+        return any(is_numeric(part, known) for part in (*value.args, *(k.value for k in value.keywords)))
+    if isinstance(value, ast.Tuple | ast.List | ast.Set | ast.UnaryOp | ast.IfExp | ast.Starred):
+        return any(is_numeric(part, known) for part in ast.iter_child_nodes(value))
+    return False
+
+
+def numeric_constants(source: str) -> list[str]:
+    """The names in capitals that a module gives to numbers, or to what holds numbers."""
+    found: list[str] = []
+    for name, value in assigned_at_the_top(ast.parse(source)):
+        if CAPITALS.fullmatch(name) and is_numeric(value, set(found)):
+            found.append(name)
+    return found
+
+
+def clock_uses(source: str) -> list[str]:
+    """Where a module reads a clock, or asks how much of a budget is used or left."""
+    tree = ast.parse(source)
+    clocks = {f"time.{reader}" for reader in CLOCK_READERS}
+    found = [name for name in imported_names(tree) if name in clocks]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in clocks:
+            found.append(ast.unparse(node))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            found += [f".{node.func.attr}()"] * (node.func.attr in {"used", "remaining"})
+    return found
+
+
+def names_in_code(source: str) -> set[str]:
+    """Every name that a module imports, reads or takes from something, those in texts aside."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.alias):
+            names.add(node.name.split(".")[-1])
+    return names
+
+
+def long_functions(source: str) -> list[str]:
+    """Functions of more than `MAX_FUNCTION_LINES` lines, docstring included."""
+    return [
+        f"{node.name}: {lines} lines"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+
+
+def is_one_of(path: Path, entries: Iterable[str]) -> bool:
+    """Whether a module belongs to one of these parts, or is one of these files."""
+    return not {part_of(path), path.relative_to(PACKAGE).as_posix()}.isdisjoint(entries)
+
+
 def public_names(module: ModuleType) -> list[str]:
     """The names that a star import would bring were there no `__all__`, modules aside."""
     return [n for n, v in vars(module).items() if not n.startswith("_") and not isinstance(v, ModuleType)]
@@ -133,10 +220,10 @@ def test_module_imports_only_from_those_before_it(path: Path) -> None:
     [
         ("flow", "from jkoflow.cli import main"),
         ("flow", "import jkoflow.estimator"),
-        ("flow", "from jkoflow import proximal"),
+        ("flow", "from jkoflow import fold"),
         ("blocks", "def late():\n    from jkoflow.flow import Flow"),
-        ("fit", "import jkoflow"),
-        ("fit", "from jkoflow import JKOFlow"),
+        ("fold", "import jkoflow"),
+        ("fold", "from jkoflow import JKOFlow"),
         ("runs", "from jkoflow.no_such_module import x"),
     ],
 )
@@ -159,6 +246,114 @@ def test_order_names_nothing_that_is_gone() -> None:
 def test_module_is_small(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= MAX_LINES, f"{lines} lines: is it still one idea?"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative_name)
+def test_function_is_short(path: Path) -> None:
+    assert long_functions(path.read_text()) == []
+
+
+def test_long_function_is_seen() -> None:
+    body = "    x = 1\n" * (MAX_FUNCTION_LINES - 1)
+    assert long_functions(f"def short():\n{body}") == []
+    assert long_functions(f"def long():\n{body}    y = 2") == [f"long: {MAX_FUNCTION_LINES + 1} lines"]
+    assert long_functions(f"class C:\n  async def long(self):\n{body}{body}") != []
+
+
+def test_the_default_fit_is_read_in_few_files() -> None:
+    """The reading list of docs/method.md: files that exist, in lines of the file or of the function named."""
+    page = (ROOT / "docs" / "method.md").read_text()
+    section = page.split("## Reading the code of the default fit", 1)[1].split("\n## ", 1)[0]
+    entries = re.findall(r"^\| `([\w/]+\.py)`(?:, `(\w+)`)? \|", section, flags=re.MULTILINE)
+    lines = sum(_lines_of(PACKAGE / name, function) for name, function in entries)
+    assert 1 < len(entries) <= MAX_READING_FILES
+    assert lines <= MAX_READING_LINES, lines
+
+
+def _lines_of(path: Path, function: str) -> int:
+    """Lines of a function, or of the whole file where none is named."""
+    text = path.read_text()
+    if not function:
+        return text.count("\n")
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    (found,) = [node for node in nodes if node.name == function]
+    return (found.end_lineno or 0) - found.lineno + 1
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative_name)
+def test_module_has_no_numeric_constant_in_capitals(path: Path) -> None:
+    if not is_one_of(path, NUMBERS):
+        assert numeric_constants(path.read_text()) == [], "make it a field or a keyword with a default"
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("_MOST = 3", ["_MOST"]),
+        ("_A, _B = 1, 2.0", ["_A", "_B"]),
+        ("_A, _NAME = 1, 'a'", ["_A"]),
+        ("_X: int = 2**18", ["_X"]),
+        ("RATES = (1, 2)", ["RATES"]),
+        ("RATES = {'a': 1e-4}", ["RATES"]),
+        ("LOWEST = -1.5", ["LOWEST"]),
+        ("PAIRS = [('a', 1)]", ["PAIRS"]),
+        ("TILT = np.array([1.0, 0.86])", ["TILT"]),
+        ("LOOK = Look(size=9)", ["LOOK"]),
+        ("A = 1\nB = 2 * A\nC = f(B)", ["A", "B", "C"]),
+        ("if True:\n    LATE = 3", ["LATE"]),
+        ("NAMES = ('a',)", []),
+        ("_PATTERN = re.compile('x')", []),
+        ("LEGEND = 'text'", []),
+        ("RULE = '-' * 8", []),
+        ("LAWS = {'normal': Normal}", []),
+        ("HEADERS = {(1, 0): read_header}", []),
+        ("FLAGS = {'strict': True}", []),
+        ("HELD = {errno.EAGAIN}", []),
+        ("def f(*, most: int = 3):\n    LOCAL = 4", []),
+        ("class Status(IntEnum):\n    DONE = 0", []),
+        ("Rows = 3", []),
+    ],
+)
+def test_numeric_constant_is_seen(source: str, names: list[str]) -> None:
+    assert numeric_constants(source) == names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative_name)
+def test_no_clock_outside_the_journal(path: Path) -> None:
+    if not is_one_of(path, CLOCKS):
+        assert clock_uses(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\nstart = time.process_time()",
+        "from time import perf_counter",
+        "def f(clock=time.monotonic): ...",
+        "now = time.time()",
+        "left = self.decisions.remaining() / 2",
+        "journal.used()",
+    ],
+)
+def test_clock_is_seen(source: str) -> None:
+    assert clock_uses(source)
+
+
+def test_what_is_no_clock_is_allowed() -> None:
+    assert clock_uses("remaining = 3\nused = bounds.smoothing_time(m, d, delta)\ntime.sleep") == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative_name)
+def test_no_block_class_is_named_outside_blocks(path: Path) -> None:
+    concrete = {block.__name__ for block in importlib.import_module("jkoflow.blocks").BLOCKS.values()}
+    if path != PACKAGE / "__init__.py" and not is_one_of(path, ("blocks",)):
+        assert names_in_code(path.read_text()) & concrete == set(), "ask the block; do not ask what it is"
+
+
+def test_name_in_code_is_seen() -> None:
+    source = "from jkoflow.blocks import A as B\nisinstance(block, blocks.C)\ndef f(x: D) -> None: 'E'"
+    assert {"A", "C", "D"} <= names_in_code(source)
+    assert "E" not in names_in_code(source)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative_name)
