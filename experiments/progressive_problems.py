@@ -115,7 +115,7 @@ def _shape(name: str, rows: int, seed: int) -> Problem:
     schema = Schema.fit(read_table(x.numpy()), rows=np.arange(rows))
     z = torch.as_tensor(schema.encode(read_table(x.numpy()))).float()
     train, validation, test = torch.split(z, sizes)
-    truth = -float(law.log_prob(x[-sizes[2] :]).mean()) + schema.log_jacobian
+    truth = -float((law.log_prob(x[-sizes[2] :]) - schema.log_jacobian(test)).mean())
     return Problem(train, validation, test, fourier_features(law.dim), truth)
 
 

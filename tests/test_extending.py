@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from jkoflow.config import Settings
+from jkoflow.data import Schema, read_table
+from jkoflow.data.columns import COLUMNS
 from jkoflow.functionals import KL
 from jkoflow.journal import Journal
 from jkoflow.laws import StandardNormal
@@ -48,7 +52,7 @@ def start(functional: Any = None) -> State:
 
 def test_no_part_takes_more_than_forty_lines() -> None:
     codes = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(codes) == 4
+    assert len(codes) == 5
     assert max(code.count("\n") for code in codes) <= LONGEST
 
 
@@ -79,3 +83,18 @@ def test_the_scheme_makes_two_blocks_of_a_step(parts: dict[str, Any]) -> None:
     job = job_with(parts, scheme=parts["halved"], settings=Settings(objective="jko", max_blocks=1))
     state = parts["doubling"](start(), job)
     assert [block.gamma for block in state.flow] == [0.5, 0.5]
+
+
+def test_the_column_takes_a_log_normal_one_to_the_normal_law_with_its_density(parts: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    values = np.column_stack([np.exp(rng.normal(1.0, 2.0, size=5000)), rng.normal(size=5000)])
+    schema = Schema.fit(read_table(values), kinds=(parts["PositiveColumn"], *COLUMNS.values()))
+    assert [column.kind for column in schema.columns] == ["positive", "continuous"]
+    z = schema.standardise(values)
+    np.testing.assert_allclose(schema.decode(z), values, rtol=1e-9)
+    assert stats.kstest(z[:, 0], "norm").pvalue > 0.01
+    first, second = schema.columns
+    nats = stats.norm.logpdf(z).sum(axis=1) + schema.log_jacobian(torch.from_numpy(z)).numpy()
+    truth = stats.lognorm.logpdf(values[:, 0], first.scale, scale=np.exp(first.location))
+    truth += stats.norm.logpdf(values[:, 1], second.location, second.scale)
+    np.testing.assert_allclose(nats, truth, rtol=1e-9)

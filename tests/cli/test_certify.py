@@ -88,7 +88,7 @@ def test_rows_are_those_that_the_fit_set_aside_with_the_noise_of_the_fit(
     results = read_json(fitted / "run" / "run.json")["results"]
     claim = the_claim(record, "mean negative log-likelihood")
     assert claim["rows"] == results["held_out_rows"] == ROWS / 10
-    in_data_units = claim["measured"] - model.schema.log_jacobian
+    in_data_units = claim["measured"] + np.log(model.schema.scale).sum()
     assert in_data_units == pytest.approx(results["held_out_nll_nats"], abs=1e-9)
     assert any(note.startswith(f"0 of {ROWS // 10} held-out rows") for note in record["notes"])
 
@@ -181,7 +181,7 @@ def test_context_columns_are_found_in_the_table(
     certified(run)
     results, model = read_json(run / "run.json")["results"], load_model(run)
     claim = the_claim(record_of(run / "certificates.json"), "mean negative log-likelihood")
-    in_data_units = claim["measured"] - model.schema.log_jacobian
+    in_data_units = claim["measured"] + np.log(model.schema.scale).sum()
     assert in_data_units == pytest.approx(results["held_out_nll_nats"], abs=1e-9)
     rows = pd.read_csv(table).head(FRESH)
     rows.to_csv(tmp_path / "again.csv", index=False)

@@ -7,9 +7,10 @@ Source: the bijection is that of `jkoflow.data.schema`.
 
 from __future__ import annotations
 
+from jkoflow.data.columns import Column
 from jkoflow.data.files import check_output, hash_file, write_table
 from jkoflow.data.reading import TableSource, read_table
-from jkoflow.data.schema import Column, Schema
+from jkoflow.data.schema import Schema
 from jkoflow.data.table import Table
 from jkoflow.data.weights import Weights, checked_weight, counted_rows
 

@@ -37,6 +37,9 @@ class GridRules:
         precisions: Relative spacings of the number types that the values may have passed through, finest
             first: those of float64 and float32.
         roundings: A value arrives within so many spacings, at the largest value, of the one recorded.
+        peak_share: The summary tells of a most frequent value that holds more than this share of the rows
+        peak_density: and whose density, times the standard deviation, is above this; at the mode of a
+            normal law it is 0.4.
     """
 
     few_distinct: float = 0.05
@@ -45,6 +48,8 @@ class GridRules:
     most_empty: int = 10
     precisions: tuple[float, ...] = (float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps))
     roundings: float = 4.0
+    peak_share: float = 0.01
+    peak_density: float = 10.0
 
 
 @dataclass(frozen=True)

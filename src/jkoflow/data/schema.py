@@ -1,56 +1,48 @@
 """The schema of a table: the bijection of the user's columns with standardised reals, and its log-Jacobian.
 
-    z_j = (y_j - m_j) / s_j,   y_j = x_j + h_j (u_j - 1/2),   log|det dz/dx| = -sum_j log s_j   (nats)
+    z_j = (f_j(y_j) - m_j) / s_j,   log|det dz/dx| = sum_j (log f_j'(x_j) - log s_j)   (nats)
 
-with u_j uniform on [0, 1) where column j was recorded in steps of h_j and h_j = 0 where it is continuous. m_j
-and s_j² are mean and variance of the training values under the law of y: s_j² = Var(x_j) + h_j²/12. All of it
+where y_j is x_j with the noise of its kind of column, and f_j the kind's map; both are the identity for a
+continuous column. m_j and s_j² are mean and variance of f_j(y_j) over the rows that a fit may see. All of it
 is float64, before any cast.
 
-Source: change of variables, log p_x(x) = log p_z(z) + log|det dz/dx|; the noise, `jkoflow.data.dequantise`.
+Source: change of variables, log p_x(x) = log p_z(z) + log|det dz/dx|; the kinds, `jkoflow.data.columns`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import Tensor
 
-from jkoflow.data.dequantise import Measurement, measure
+from jkoflow.data.columns import (
+    COLUMNS,
+    Column,
+    ColumnSample,
+    ContinuousColumn,
+    Finding,
+    column_from_dict,
+    find_column,
+    require_keys,
+)
 from jkoflow.data.table import Table, join_names
-from jkoflow.data.trainable import check_ranges, check_trainable, column_ranges
-from jkoflow.data.weights import mean_and_deviation
+from jkoflow.data.trainable import check_ranges, check_trainable
 from jkoflow.errors import InputError
 from jkoflow.storage import FORMAT, RESTORE, read_error, require_format
 
-__all__ = ["Column", "Role", "Schema"]
+__all__ = ["Role", "Schema"]
 
 Reals = npt.NDArray[np.float64]
 Role = Literal["data", "context"]
 
 _ROLES: tuple[Role, ...] = ("data", "context")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its name, and what standardises it.
-
-    Arguments:
-        name: The user's name of it, or `x0`, `x1`, … where there was none.
-        location: Mean m of the training values, data units.
-        scale: Standard deviation s > 0 of the dequantised training values, data units.
-        step: Measuring step h > 0 of a column that is dequantised, data units; None for a continuous one.
-    """
-
-    name: str
-    location: float
-    scale: float
-    step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +71,7 @@ class Schema:
         role: Role = "data",
         rows: npt.NDArray[np.integer[Any]] | None = None,
         weight: Reals | None = None,
+        kinds: Sequence[type[Column]] | None = None,
     ) -> Schema:
         """Learn the columns of a table; nothing random is used.
 
@@ -87,6 +80,8 @@ class Schema:
             role: See the class.
             rows: Row numbers that location and scale are taken from, those that a fit may see; all if None.
             weight: How much each of them counts there, shape `(len(rows),)`; None where all count the same.
+            kinds: The kinds of column that are asked, in order, the last of which takes every column. If
+                None, those of `COLUMNS`; in a context, the continuous one alone.
 
         Raises:
             InputError: `role` is unknown, or the table cannot be trained on (`check_trainable`; a context
@@ -96,13 +91,14 @@ class Schema:
             raise InputError(f"role: expected one of {list(_ROLES)}, got {role!r}")
         if role == "context":
             check_ranges(table)
-            columns = _standardising(table, rows, weight, [None] * table.dim)
-            return cls(columns, table.is_frame, role, table.notes)
-        repeated = check_trainable(table)
-        measured = _measurements(table, repeated)
-        columns = _standardising(table, rows, weight, measured)
-        notes = table.notes + _duplicate_notes(repeated) + _step_notes(columns, measured)
-        return cls(columns, table.is_frame, role, notes)
+            repeated = np.zeros(len(table), dtype=np.bool_)
+            kinds = kinds or (ContinuousColumn,)
+        else:
+            repeated = check_trainable(table)
+            kinds = kinds or tuple(COLUMNS.values())
+        found = [find_column(sample, kinds) for sample in _samples(table, repeated, rows, weight)]
+        notes = table.notes + _duplicate_notes(repeated) + _notes(found)
+        return cls(tuple(finding.column for finding in found), table.is_frame, role, notes)
 
     # ── what it is ──
 
@@ -118,23 +114,29 @@ class Schema:
 
     @property
     def location(self) -> Reals:
-        """Means, shape (d,), data units."""
+        """Means m, shape (d,); in data units where the map of the column is the identity."""
         return np.array([column.location for column in self.columns], dtype=np.float64)
 
     @property
     def scale(self) -> Reals:
-        """Standard deviations, shape (d,), data units."""
+        """Standard deviations s, shape (d,), in the same units."""
         return np.array([column.scale for column in self.columns], dtype=np.float64)
 
     @property
     def dequantised(self) -> tuple[str, ...]:
         """Names of the columns that get uniform noise."""
-        return tuple(column.name for column in self.columns if column.step is not None)
+        return tuple(column.name for column in self.columns if column.is_dequantised)
 
-    @property
-    def log_jacobian(self) -> float:
-        """log|det dz/dx| = -sum log s, nats: added to the log-density of z it gives that of x, data units."""
-        return -math.fsum(math.log(column.scale) for column in self.columns)
+    def log_jacobian(self, z: Tensor) -> Tensor:
+        """log|det dz/dx| at standardised rows z, shape (n, d): shape (n,), nats, float64, on the CPU.
+
+        Added to the log-density of z it gives that of x, in data units.
+        """
+        nats = np.full(len(z), -math.fsum(math.log(column.scale) for column in self.columns))
+        for place, column in self._curved:
+            reals = z[:, place].double().cpu().numpy() * column.scale + column.location
+            nats = nats + column.log_slope(reals)
+        return torch.from_numpy(nats)
 
     # ── rows in, rows out ──
 
@@ -175,22 +177,29 @@ class Schema:
             InputError: The columns are not those of the fit.
         """
         values = self.check(table).values
-        noisy = [place for place, column in enumerate(self.columns) if column.step is not None]
+        noisy = [place for place, column in enumerate(self.columns) if column.is_dequantised]
         if generator is None or not noisy:
             return self.standardise(values)
-        steps = np.array([column.step for column in self.columns if column.step is not None])
         uniform = torch.rand(len(values), len(noisy), generator=generator, dtype=torch.float64).numpy()
         values = values.copy()
-        values[:, noisy] += steps * (uniform - 0.5)
+        for number, place in enumerate(noisy):
+            values[:, place] = self.columns[place].add_noise(values[:, place], uniform[:, number])
         return self.standardise(values)
 
     def standardise(self, values: npt.ArrayLike) -> Reals:
-        """Return (x - m) / s for rows in data units, shape (..., d), float64; no noise, no check of names."""
-        return np.asarray((self._rows(values) - self.location) / self.scale, dtype=np.float64)
+        """Return (f(x) - m) / s for rows in data units, shape (..., d), float64, without noise."""
+        reals = self._rows(values)
+        reals = reals.copy() if self._curved else reals
+        for place, column in self._curved:
+            reals[..., place] = column.to_reals(reals[..., place])
+        return np.asarray((reals - self.location) / self.scale, dtype=np.float64)
 
     def decode(self, values: npt.ArrayLike) -> Reals:
-        """Return m + s z in data units for standardised rows, shape (..., d); not rounded to any grid."""
-        return np.asarray(self._rows(values) * self.scale + self.location, dtype=np.float64)
+        """Return the rows in data units of standardised rows, shape (..., d); not rounded to any grid."""
+        rows = np.asarray(self._rows(values) * self.scale + self.location, dtype=np.float64)
+        for place, column in self._curved:
+            rows[..., place] = column.from_reals(rows[..., place])
+        return rows
 
     def to_user(self, values: npt.ArrayLike) -> pd.DataFrame | Reals:
         """Return rows in data units, shape (n, d), as the user's kind: a DataFrame if the fit saw names."""
@@ -204,6 +213,11 @@ class Schema:
         return rows
 
     @property
+    def _curved(self) -> list[tuple[int, Column]]:
+        """The columns whose map f is not the identity, each with its place."""
+        return [(place, column) for place, column in enumerate(self.columns) if not column.is_linear]
+
+    @property
     def _noun(self) -> str:
         return "fit" if self.role == "data" else "fit's context"
 
@@ -215,7 +229,7 @@ class Schema:
             "format": FORMAT,
             "role": self.role,
             "was_frame": self.was_frame,
-            "columns": [asdict(column) for column in self.columns],
+            "columns": [column.to_dict() for column in self.columns],
             "notes": list(self.notes),
         }
 
@@ -243,27 +257,16 @@ class Schema:
 # ── learning ──
 
 
-def _measurements(table: Table, repeated: npt.NDArray[np.bool_]) -> list[Measurement | None]:
-    # a row given twice would make every value in it look tied
-    distinct = ~repeated
-    return [measure(table.values[distinct, j], integer=table.integer[j]) for j in range(table.dim)]
-
-
-def _standardising(
+def _samples(
     table: Table,
+    repeated: npt.NDArray[np.bool_],
     rows: npt.NDArray[np.integer[Any]] | None,
     weight: Reals | None,
-    measured: Sequence[Measurement | None],
-) -> tuple[Column, ...]:
+) -> Iterable[ColumnSample]:
     """One column at a time, so that no more than a column's numbers are in memory."""
-    columns = []
-    for j, (name, measurement) in enumerate(zip(table.columns, measured, strict=True)):
-        values = table.values[:, j] if rows is None else table.values[rows, j]
-        step = None if measurement is None else measurement.step
-        location, scale = mean_and_deviation(values, weight, 0.0 if step is None else step)
-        varies = column_ranges(values[:, None])[0] > 0.0
-        columns.append(Column(name, location, scale if varies or step else 1.0, step))
-    return tuple(columns)
+    for j, name in enumerate(table.columns):
+        seen = table.values[:, j] if rows is None else table.values[rows, j]
+        yield ColumnSample(name, table.values[~repeated, j], seen, weight, table.integer[j])
 
 
 def _duplicate_notes(repeated: npt.NDArray[np.bool_]) -> tuple[str, ...]:
@@ -271,79 +274,30 @@ def _duplicate_notes(repeated: npt.NDArray[np.bool_]) -> tuple[str, ...]:
     return (f"{count} of {len(repeated)} rows repeat an earlier row; they are kept",) if count else ()
 
 
-def _step_notes(
-    columns: Sequence[Column],
-    measured: Sequence[Measurement | None],
-    *,
-    repeated: float = 0.01,
-    peak: float = 10.0,
-) -> tuple[str, ...]:
-    """Which columns were dequantised, and which of them hold one value far too often.
-
-    Arguments:
-        columns: All columns.
-        measured: How each was recorded; None for a continuous one.
-        repeated: The most frequent value is told of where it holds more than this share of the rows,
-        peak: and where its density, times the column's standard deviation, is above this, a normal law having
-            0.4.
-    """
-    found = [(column, m) for column, m in zip(columns, measured, strict=True) if m is not None]
-    if not found:
-        return ()
-    listed = join_names([f"{column.name} (step {m.step:.4g})" for column, m in found])
-    notes = [
-        f"dequantised {len(found)} of {len(columns)} columns, which are integer, tied or on a grid; "
-        f"log_prob is that of the dequantised data: {listed}"
-    ]
-    peaks = [
-        f"{column.name} ({m.largest_share:.1%} of the rows within {m.step:.3g})"
-        for column, m in found
-        if m.largest_share > repeated and m.largest_share * column.scale / m.step > peak
-    ]
-    if peaks:
-        notes.append(
-            f"one value is repeated on a fine grid, log_prob is dominated by it: {join_names(peaks)}"
-        )
-    return tuple(notes)
+def _notes(found: Sequence[Finding]) -> tuple[str, ...]:
+    """What the kinds say of their columns, one line for each sentence."""
+    said: dict[str, list[str]] = {}
+    for finding in found:
+        for note in finding.notes:
+            said.setdefault(note.sentence, []).append(note.column)
+    return tuple(
+        f"{sentence.format(count=len(columns), dim=len(found))}: {join_names(columns)}"
+        for sentence, columns in said.items()
+    )
 
 
 # ── reading back ──
 
 
 def _schema_from(record: Mapping[str, Any]) -> Schema:
-    _require_keys(record, {"format", "role", "was_frame", "columns", "notes"}, "schema")
+    require_keys(record, {"format", "role", "was_frame", "columns", "notes"}, "schema")
     if record["role"] not in _ROLES:
         raise ValueError(f"role {record['role']!r}")
     if not isinstance(record["was_frame"], bool):
         raise ValueError("was_frame is not true or false")
     if not all(isinstance(record[key], list) for key in ("columns", "notes")):
         raise ValueError("columns or notes is not a list")
-    columns = tuple(_column_from(entry) for entry in record["columns"])
+    columns = tuple(column_from_dict(entry) for entry in record["columns"])
     if not columns or len({column.name for column in columns}) < len(columns):
         raise ValueError("column names are not distinct, or there are none")
     return Schema(columns, record["was_frame"], record["role"], tuple(str(note) for note in record["notes"]))
-
-
-def _column_from(entry: object) -> Column:
-    if not isinstance(entry, Mapping):
-        raise ValueError("a column is not an object")
-    _require_keys(entry, {field.name for field in fields(Column)}, "column")
-    name, step = entry["name"], entry["step"]
-    if not isinstance(name, str):
-        raise ValueError("a column has no name")
-    location, scale = (_finite(entry[key], f"{key} of {name}") for key in ("location", "scale"))
-    step = None if step is None else _finite(step, f"step of {name}")
-    if scale <= 0.0 or (step is not None and step <= 0.0):
-        raise ValueError(f"column {name} has a scale or step that is not positive")
-    return Column(name, location, scale, step)
-
-
-def _finite(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{what} is not a finite number")
-    return float(value)
-
-
-def _require_keys(record: Mapping[str, Any], keys: set[str], what: str) -> None:
-    if set(record) != keys:
-        raise ValueError(f"{what} with keys {sorted(record)}, expected {sorted(keys)}")

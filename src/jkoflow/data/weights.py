@@ -66,7 +66,7 @@ def counted_rows(
     return kept, given, weight[rows]
 
 
-def mean_and_deviation(values: Weights, weight: Weights | None, step: float) -> tuple[float, float]:
+def mean_and_deviation(values: Weights, weight: Weights | None, *, step: float = 0.0) -> tuple[float, float]:
     """Weighted mean and standard deviation of values plus uniform noise on an interval of width `step`."""
     # centred at a value first: the squares of values far from zero would cancel
     shifted = values - values[0]

@@ -15,7 +15,7 @@ from jkoflow.config import Settings
 from jkoflow.data import Table, Weights
 from jkoflow.fitting.record import Progress, open_journal
 from jkoflow.fitting.results import results_of
-from jkoflow.fitting.rows import empty_model, particles_of
+from jkoflow.fitting.rows import empty_model, mean_log_jacobian, particles_of
 from jkoflow.fitting.split import Split, describe, described_weights, split_rows
 from jkoflow.functionals import KL
 from jkoflow.laws import check_law, law_named
@@ -103,7 +103,8 @@ def fit_table(
     parts = particles_of(empty, table, context, weight, split, world)
 
     description = describe(table, context, settings, split, described_weights(weight, weight_column))
-    journal, recorder, n_taken = open_journal(run, description, settings, empty.schema, progress, world)
+    jacobian = mean_log_jacobian(empty.schema, parts["validation"])
+    journal, recorder, n_taken = open_journal(run, description, settings, jacobian, progress, world)
     progress({"kind": "start", "split": split.sizes(), "notes": list(empty.schema.notes), "taken": n_taken})
     job = Job(settings, family_named(settings.block, rules=recipe.network), runtime, journal, recipe)
     start = initial_state(KL(empty.flow.law), parts["train"], parts["validation"])

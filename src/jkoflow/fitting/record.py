@@ -14,7 +14,6 @@ from torch import Tensor
 
 from jkoflow.blocks import block_from_config
 from jkoflow.config import ADDED, Settings
-from jkoflow.data import Schema
 from jkoflow.fitting.split import recognise_by
 from jkoflow.journal import Journal, Stopwatch, Taken
 from jkoflow.runs import RunFolder
@@ -31,7 +30,8 @@ class Recorder:
     """Tells of every step, and stores the new ones.
 
     Arguments:
-        schema: The columns, for the NLL in the table's units.
+        log_jacobian: That of the columns' map, its mean over the validation rows, nats, for the NLL in the
+            table's units.
         run: An open run folder, or None for memory only.
         progress: See `Progress`.
         spent: CPU-seconds that the interrupted fit had used.
@@ -39,9 +39,9 @@ class Recorder:
     """
 
     def __init__(
-        self, schema: Schema, run: RunFolder | None, progress: Progress, *, spent: float, world: World
+        self, log_jacobian: float, run: RunFolder | None, progress: Progress, *, spent: float, world: World
     ) -> None:
-        self._schema, self._run, self._progress, self._world = schema, run, progress, world
+        self._log_jacobian, self._run, self._progress, self._world = log_jacobian, run, progress, world
         self.stopwatch = Stopwatch(spent)
         self.steps: list[dict[str, Any]] = []
         """The lines of `steps.jsonl` so far."""
@@ -61,7 +61,7 @@ class Recorder:
             "kind": "step",
             **taken.log,
             **self.stopwatch.lap(),
-            "held_out_nll_data_nats": state.nll - self._schema.log_jacobian,
+            "held_out_nll_data_nats": state.nll - self._log_jacobian,
             "block_type": None if config is None else config["kind"],
             "flow_blocks": len(state.flow),
             "integration_steps": None if config is None else config.get("steps"),
@@ -72,7 +72,7 @@ def open_journal(
     run: RunFolder | None,
     description: dict[str, Any],
     settings: Settings,
-    schema: Schema,
+    log_jacobian: float,
     progress: Progress,
     world: World,
 ) -> tuple[Journal, Recorder, int]:
@@ -92,7 +92,7 @@ def open_journal(
         steps = [_restored(tensors, meta) for tensors, meta in stored]
         decided = [record for record in run.read_records() if record.get("kind") == "decision"]
         spent = float(stored[-1][1]["info"].get("cpu_seconds_so_far") or 0.0) if stored else 0.0
-    recorder = Recorder(schema, run, progress, spent=spent, world=world)
+    recorder = Recorder(log_jacobian, run, progress, spent=spent, world=world)
     journal = Journal(
         budget=settings.budget,
         decisions=decided,

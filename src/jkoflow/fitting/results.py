@@ -53,11 +53,12 @@ def _held_out(model: Model, parts: Mapping[str, Particles]) -> dict[str, Any]:
     """NLL on rows that the fit did not train on, beside a shrinkage-covariance Gaussian of the same rows."""
     name = "holdout" if "holdout" in parts else "validation"
     rows = parts[name]
-    ours = -(log_prob(model.flow, rows.x, rows.context) + model.schema.log_jacobian).cpu()
+    jacobian = model.schema.log_jacobian(rows.x)
+    ours = -(log_prob(model.flow, rows.x, rows.context).cpu() + jacobian)
     moments = Moments.of(parts["train"])
     gaussian = Gaussian(moments.mean.cpu(), moments.shrunk.cpu())
     nats = torch.cat([gaussian.log_prob(part.x.double().cpu()) for part in rows.chunks()])
-    theirs = -(nats + model.schema.log_jacobian)
+    theirs = -(nats + jacobian)
     return {
         "held_out_on": name,
         "held_out_rows": len(rows),

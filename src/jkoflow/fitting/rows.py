@@ -28,7 +28,7 @@ from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.runtime import Runtime
 from jkoflow.world import World
 
-__all__ = ["HeldOutRows", "empty_model", "encode_rows", "particles_of"]
+__all__ = ["HeldOutRows", "empty_model", "encode_rows", "mean_log_jacobian", "particles_of"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ def encode_rows(model: Model, table: Table, context: Table | None, *, stream: st
     if resolve_smoothing(model.facts.get("smoothing")) is None:
         return HeldOutRows(x, given)
     return HeldOutRows(x, given, _positions(model, table, stream=stream, seed=seed, smoothed=False))
+
+
+def mean_log_jacobian(schema: Schema, rows: Particles) -> float:
+    """Mean over rows of the log-Jacobian of the columns' map, nats; without rounding where it is constant."""
+    nats = schema.log_jacobian(rows.x)
+    return float(nats[0]) + rows.mean(nats - nats[0])
 
 
 def empty_model(

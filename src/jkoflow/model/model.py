@@ -60,7 +60,7 @@ class Model:
         """Log-density of each row, shape `(n,)`, nats in data units, float64; deterministic."""
         z = encode_table(self.schema, table, like=self.like)
         nats = log_prob(self.flow, z, self.encode_context(context, len(table)))
-        return np.asarray(nats.cpu().numpy() + self.schema.log_jacobian, dtype=np.float64)
+        return np.asarray(nats.cpu().numpy() + self.schema.log_jacobian(z).numpy(), dtype=np.float64)
 
     def sample(self, n_rows: int, *, seed: int, context: Table | None = None) -> tuple[Reals, Reals]:
         """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units."""
