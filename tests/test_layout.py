@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -72,6 +73,12 @@ UNSAFE_NAMES = {"eval", "exec", "__import__"}
 UNSAFE_CALLS = {"torch.load", "torch.save", "pd.read_pickle", "pandas.read_pickle", "np.fromfile"}
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """The syntax tree of a module, which many tests look at."""
+    return ast.parse(source)
+
+
 def part_of(path: Path) -> str:
     """The entry of ORDER that a module belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -90,13 +97,13 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 def wrong_imports(part: str, source: str) -> list[str]:
     """What `part` imports from later parts, from the package's root, or from where ORDER names nothing."""
     earlier = ORDER[: ORDER.index(part) + 1]
-    names = (name.split(".") for name in imported_names(ast.parse(source)))
+    names = (name.split(".") for name in imported_names(parsed(source)))
     return [".".join(n) for n in names if n[0] == "jkoflow" and (len(n) < 2 or n[1] not in earlier)]
 
 
 def unsafe_uses(source: str) -> list[str]:
     """What in a module could run data as code."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     found = [name for name in imported_names(tree) if name.split(".")[0] in UNSAFE_MODULES]
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -151,7 +158,7 @@ def is_numeric(value: ast.AST, known: set[str]) -> bool:
 def numeric_constants(source: str) -> list[str]:
     """The names in capitals that a module gives to numbers, or to what holds numbers."""
     found: list[str] = []
-    for name, value in assigned_at_the_top(ast.parse(source)):
+    for name, value in assigned_at_the_top(parsed(source)):
         if CAPITALS.fullmatch(name) and is_numeric(value, set(found)):
             found.append(name)
     return found
@@ -159,7 +166,7 @@ def numeric_constants(source: str) -> list[str]:
 
 def clock_uses(source: str) -> list[str]:
     """Where a module reads a clock, or asks how much of a budget is used or left."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     clocks = {f"time.{reader}" for reader in CLOCK_READERS}
     found = [name for name in imported_names(tree) if name in clocks]
     for node in ast.walk(tree):
@@ -173,7 +180,7 @@ def clock_uses(source: str) -> list[str]:
 def names_in_code(source: str) -> set[str]:
     """Every name that a module imports, reads or takes from something, those in texts aside."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Name):
             names.add(node.id)
         elif isinstance(node, ast.Attribute):
@@ -187,7 +194,7 @@ def long_functions(source: str) -> list[str]:
     """Functions of more than `MAX_FUNCTION_LINES` lines, docstring included."""
     return [
         f"{node.name}: {lines} lines"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
     ]
@@ -275,7 +282,7 @@ def _lines_of(path: Path, function: str) -> int:
     text = path.read_text()
     if not function:
         return text.count("\n")
-    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    nodes = [node for node in ast.walk(parsed(text)) if isinstance(node, ast.FunctionDef)]
     (found,) = [node for node in nodes if node.name == function]
     return (found.end_lineno or 0) - found.lineno + 1
 
@@ -358,7 +365,7 @@ def test_name_in_code_is_seen() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=relative_name)
 def test_module_has_docstring_and_all(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = parsed(path.read_text())
     assert ast.get_docstring(tree), "a module opens with one sentence and its formula"
     assigned = {
         target.id
@@ -431,9 +438,7 @@ def test_version_is_the_same_everywhere() -> None:
 def test_dependencies_are_those_that_the_code_imports() -> None:
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     declared = {re.split(r"[<>=]", dependency)[0] for dependency in dependencies}
-    imported = {
-        name.split(".")[0] for path in MODULES for name in imported_names(ast.parse(path.read_text()))
-    }
+    imported = {name.split(".")[0] for path in MODULES for name in imported_names(parsed(path.read_text()))}
     distribution_of = {"sklearn": "scikit-learn"}
     # pandas reads and writes Parquet through pyarrow without our naming it
     used = {distribution_of.get(name, name) for name in imported} | {"pyarrow"}

@@ -9,21 +9,16 @@ import torch
 
 from jkoflow.blocks import MixtureBlock
 from jkoflow.certify import Claim, Evidence, certify
-from jkoflow.certify import critic as critic_module
-from jkoflow.certify import kl as kl_module
 from jkoflow.flow import Flow
 from jkoflow.laws import GaussianMixture, StandardNormal
 from jkoflow.particles import Particles
-from jkoflow.recipe import DescentSettings
 from oracles.blocks import generator, make_block, mixture_numbers
+from oracles.quick_critics import use_quick_critics
 
 
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Critics trained little."""
-    monkeypatch.setattr(kl_module, "_MOST_DRAWS", 4096)
-    quick = DescentSettings(updates=50, batch=256, learning_rate=1e-2, checkpoints=5)
-    monkeypatch.setattr(critic_module, "_DESCENT", quick)
+    use_quick_critics(monkeypatch)
 
 
 def closed_flow(shift: float = 0.0) -> tuple[Flow, GaussianMixture]:

@@ -23,15 +23,12 @@ from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
 from jkoflow.steps.descent import DescentSettings
 from oracles.blocks import generator
+from oracles.quick_critics import use_quick_critics
 
 
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Critics of each kind, trained little: the lower bound holds for any."""
-    monkeypatch.setattr(witness_module, "_COMPONENTS", (5,))
-    monkeypatch.setattr(kl_module, "_MOST_DRAWS", 4096)
-    quick = DescentSettings(updates=100, batch=256, learning_rate=1e-2, checkpoints=5)
-    monkeypatch.setattr(critic_module, "_DESCENT", quick)
+    use_quick_critics(monkeypatch, updates=100, components=(5,))
 
 
 def normal_flow(std: float, dim: int = 2) -> Flow:

@@ -218,8 +218,12 @@ def test_deadline_is_a_share_of_what_is_left_when_it_is_set() -> None:
 
 
 def test_how_many_pieces_of_work_fit() -> None:
-    assert Journal(budget=10, spent=4, clock=Clock()).how_many(0.5, share=0.5) == 6
-    assert Journal(clock=forbidden_clock).how_many(0.5) == math.inf
+    journal = Journal(budget=10, spent=4, clock=Clock())
+    assert journal.how_many(0.5, (1, 100), share=0.5) == 6
+    assert journal.how_many(0.5, (8, 100), share=0.5) == 8
+    assert journal.how_many(0.5, (1, 5), share=0.5) == 5
+    assert journal.how_many(0.5, (9, 5)) == 5
+    assert Journal(clock=forbidden_clock).how_many(0.5, (1, 100)) == 100
 
 
 @pytest.mark.parametrize(("spent", "expected"), [(6.9, True), (7.1, False)])

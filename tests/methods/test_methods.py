@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,7 @@ from oracles.jobs import Recorded, restored, run_method, same_flow, start_state
 from oracles.quick_training import quick_recipe
 from oracles.solvers import gaussian_particles
 
-ADAPTIVE = {"kind": "adaptive", "first": 0.2, "rounds": 3, "stop_ratio": None}
+ADAPTIVE = {"kind": "adaptive", "first": 0.2, "rounds": 2, "stop_ratio": None}
 GIVEN = {"kind": "geometric", "first": 0.1, "growth": 3.0, "free_last": True}
 FITS: dict[str, dict[str, Any]] = {
     "jko": {
@@ -75,6 +76,12 @@ def run(
     law = make_law(FITS[name].get("law", "standard_normal"), dim=2)
     state = start_state(two_clusters(300, 1), two_clusters(100, 2), law)
     return run_method(state, Settings(**FITS[name]), recorded, recipe, **options)
+
+
+@functools.cache
+def whole_fit(name: str) -> Recorded:
+    """The fit of that name, never interrupted, without a budget and so without a clock."""
+    return run(name, clock=forbidden_clock)
 
 
 def forbidden_clock() -> float:
@@ -145,7 +152,7 @@ def test_fit_lowers_the_held_out_nll(name: str) -> None:
 
 @pytest.mark.parametrize("name", FITS)
 def test_record_of_each_step(name: str) -> None:
-    for taken in run(name).taken:
+    for taken in whole_fit(name).taken:
         record = taken.log
         assert {"warm_start", "proximal"} <= set(record["updates"])
         assert record["finished_on"] in ("warm_start", "proximal", "closed_form", "end_to_end")
@@ -171,7 +178,7 @@ def test_record_of_each_step(name: str) -> None:
 @pytest.mark.parametrize("name", FITS)
 def test_same_seed_same_flow_and_no_clock(name: str) -> None:
     """Without a budget no decision reads a clock."""
-    first = run(name, clock=forbidden_clock)
+    first = whole_fit(name)
     torch.manual_seed(3)
     second = run(name, clock=forbidden_clock)
     assert same_flow(first, second)
@@ -189,7 +196,7 @@ def test_fit_that_is_interrupted_anywhere_ends_with_the_same_flow(name: str, bud
     Under a budget the second clock goes at another pace: what the first one caused is on record.
     """
     timing = {} if budget is None else {"budget": budget, "clock": Clock(0.02)}
-    whole = run(name, **timing)
+    whole = run(name, **timing) if timing else whole_fit(name)
     n_steps = len(whole.steps)
     for n_taken in range(1, n_steps + 1):
         again_timing = {} if budget is None else {"budget": budget, "clock": Clock(0.02)}
@@ -207,7 +214,7 @@ def test_fit_that_is_interrupted_anywhere_ends_with_the_same_flow(name: str, bud
 
 def test_interrupted_before_the_first_step() -> None:
     """The pilot's decision is on record before a block is trained, and is not taken again."""
-    whole = run()
+    whole = whole_fit("auto")
     log = run(most=1).decisions
     assert [entry["what"] for entry in log] == ["pilot"]
     assert run(log=log).decisions == log
@@ -242,7 +249,7 @@ def test_slower_resume_repeats_the_recorded_stop(name: str) -> None:
 
 
 def test_jko_trains_on_the_proximal_objective_alone() -> None:
-    for taken in run("jko").taken:
+    for taken in whole_fit("jko").taken:
         assert taken.log["updates"]["warm_start"] == 0
         assert taken.log["updates"]["proximal"] > 0
         assert taken.log["finished_on"] == "proximal"
@@ -250,15 +257,16 @@ def test_jko_trains_on_the_proximal_objective_alone() -> None:
 
 
 def test_free_last_step() -> None:
-    last = run("jko with a free last step").taken[-1]
+    last = whole_fit("jko with a free last step").taken[-1]
     assert last.log["gamma"] is None
     assert last.log["transport_nats"] == 0
     assert last.block is not None
     assert last.block.free
 
 
-def test_every_round_is_reparametrised_by_the_one_before() -> None:
+def test_every_round_is_reparametrised_by_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three rounds: the step sizes of each follow from the distances moved in the one before."""
+    monkeypatch.setitem(FITS["jko, re-parametrised"], "gamma", {**ADAPTIVE, "rounds": 3})
     rounds: dict[int, list[Any]] = {}
     for state, taken in run("jko, re-parametrised").steps:
         rounds.setdefault(taken.round, []).append(taken.log)
@@ -272,7 +280,7 @@ def test_every_round_is_reparametrised_by_the_one_before() -> None:
 
 def test_reparametrisation_survives_dropped_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Distances belong to the steps that were taken, whichever they were."""
-    monkeypatch.setitem(FITS, "adaptive", {"gamma": {**ADAPTIVE, "rounds": 2}, "max_blocks": 3})
+    monkeypatch.setitem(FITS, "adaptive", {"gamma": ADAPTIVE, "max_blocks": 3})
     still = UpdateRules(
         fewest=12,
         most_regression=12,
@@ -310,7 +318,7 @@ def test_a_small_budget_trains_fewer_blocks(
 
 
 def test_blocks_alone_have_no_closing() -> None:
-    recorded = run("auto, blocks alone")
+    recorded = whole_fit("auto, blocks alone")
     networks = [taken for taken in recorded.taken if isinstance(taken.block, NeuralODEBlock)]
     assert len(networks) == len(recorded.last.flow) > 0
     assert not any(isinstance(block, MixtureBlock) for block in recorded.last.flow)

@@ -13,7 +13,7 @@ from typing import Any
 
 from jkoflow.blocks.affine import AffineBlock, AffineFamily, whitening
 from jkoflow.blocks.base import Block, Inverse, InverseLipschitz, Source, default_tolerance
-from jkoflow.blocks.family import Family
+from jkoflow.blocks.family import Family, Start
 from jkoflow.blocks.mixture import MixtureBlock, mean_of_mixtures, mixture_map
 from jkoflow.blocks.ode.block import NeuralODEBlock
 from jkoflow.blocks.ode.family import NeuralODEFamily
@@ -32,6 +32,7 @@ __all__ = [
     "MixtureBlock",
     "NeuralODEBlock",
     "Source",
+    "Start",
     "block_from_config",
     "default_tolerance",
     "family_named",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks.base import Block, Inverse, InverseLipschitz
-from jkoflow.blocks.family import Family
+from jkoflow.blocks.family import PLAIN, Family, Start
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step, transport_map
 from jkoflow.laws import Law
 from jkoflow.particles import Moments, Particles
@@ -106,16 +106,9 @@ class AffineFamily(Family):
     block: ClassVar[type[Block]] = AffineBlock
 
     def new(
-        self,
-        rows: Particles,
-        gamma: float,
-        *,
-        variant: str | None = None,
-        n_rows: int | None = None,
-        steps: int = 1,
-        generator: torch.Generator,
+        self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator
     ) -> AffineBlock:
-        del variant, n_rows, steps, generator
+        del start, generator
         return AffineBlock(dim=rows.dim, gamma=gamma).to(rows.rows(slice(0, 0)).x)
 
     def has_closed_form(self, law: Law) -> bool:

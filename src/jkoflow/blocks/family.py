@@ -10,6 +10,7 @@ case. Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20) and (25).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,27 @@ from jkoflow.blocks.base import Block
 from jkoflow.laws import Law
 from jkoflow.particles import Particles
 
-__all__ = ["Family"]
+__all__ = ["PLAIN", "Family", "Start"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a family may know of the training of a new block, to size it by.
+
+    Arguments:
+        variant: One of the family's `variants`, of a block that is started by regression; None for a block
+            that descends on the objective from the identity.
+        n_rows: Training rows of the fit, where the block is trained on a part of them; None where on all.
+        steps: Solver steps to begin with, where there is a solver.
+    """
+
+    variant: str | None = None
+    n_rows: int | None = None
+    steps: int = 1
+
+
+PLAIN = Start()
+"""Of a block that descends on the objective from the identity."""
 
 
 class Family(ABC):
@@ -36,24 +57,14 @@ class Family(ABC):
 
     @abstractmethod
     def new(
-        self,
-        rows: Particles,
-        gamma: float,
-        *,
-        variant: str | None = None,
-        n_rows: int | None = None,
-        steps: int = 1,
-        generator: torch.Generator,
+        self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator
     ) -> Block:
         """The block of a step before it is trained: the identity map.
 
         Arguments:
             rows: Samples of p_{n-1}; the block has their columns, context, dtype and device.
             gamma: Step size of the proximal step; infinite for a free step.
-            variant: One of `variants`, of a block that is started by regression; None for a block that
-                descends on the objective from the identity.
-            n_rows: Training rows of the fit that the block is sized for, where `rows` are a part of them.
-            steps: Solver steps to begin with, where there is a solver.
+            start: What is known of its training.
             generator: Source of initial weights.
         """
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from jkoflow.blocks.base import Block, Inverse, default_tolerance
-from jkoflow.blocks.family import Family
+from jkoflow.blocks.family import PLAIN, Family, Start
 from jkoflow.blocks.inverse import InverseSearch
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
@@ -130,16 +130,9 @@ class ZukoFamily(Family):
     block: ClassVar[type[Block]] = ZukoBlock
 
     def new(
-        self,
-        rows: Particles,
-        gamma: float,
-        *,
-        variant: str | None = None,
-        n_rows: int | None = None,
-        steps: int = 1,
-        generator: torch.Generator,
+        self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator
     ) -> ZukoBlock:
-        del variant, n_rows, steps
+        del start
         seed = int(torch.randint(2**31, (1,), generator=generator))
         with torch.random.fork_rng(devices=[]):  # zuko draws its weights from torch's global source
             torch.manual_seed(seed)

@@ -182,9 +182,16 @@ class Journal:
 
         return int(self.decide(what, halved, **where))
 
-    def how_many(self, seconds: float, *, share: float = 1.0) -> float:
-        """How many pieces of work of that length fit in a share of the time left; infinite if no limit."""
-        return math.inf if not self.limited else share * self.remaining() / seconds
+    def how_many(self, seconds: float, within: tuple[int, int], *, share: float = 1.0) -> int:
+        """How many pieces of work of that length fit in a share of the time left, between two ends.
+
+        Arguments:
+            seconds: CPU-seconds of one piece.
+            within: The fewest and the most that are answered; the most without a budget.
+            share: Share of the time left.
+        """
+        fewest, most = within
+        return int(min(max(share * self.remaining() / seconds, fewest), most))
 
     def deadline(self, share: float) -> Callable[[], bool]:
         """Tells whether a share of the time that is left now is over; never, without a budget."""

@@ -42,5 +42,4 @@ def flow_matching(state: State, job: Job) -> State:
 def _affordable(state: State, job: Job) -> int:
     """Updates in half of what a budget leaves: one long step takes many solver steps to settle and check."""
     rules, seconds = job.recipe.budget, rehearsed_seconds(state, job)
-    fewest, most = rules.updates
-    return int(min(max(job.journal.how_many(seconds, share=rules.least_share), fewest), most))
+    return job.journal.how_many(seconds, rules.updates, share=rules.least_share)

@@ -53,14 +53,15 @@ def timed_pilot(state: State, job: Job, *, gaussian_first: bool) -> dict[str, An
         job: The fit.
         gaussian_first: Whether the Gaussian step is a choice.
     """
-    rules, (least, most) = job.recipe.pilot, job.recipe.pilot.updates
+    rules = job.recipe.pilot
     if not job.journal.limited:
+        most = rules.updates[1]
         return choose_by_pilot(state, job, updates=most, gaussian_first=gaussian_first).to_dict()
     seconds = rehearsed_seconds(state, job)
     out_of_time = job.journal.deadline(rules.patience * rules.budget_share)
     n_blocks = rules.blocks * (len(job.family.variants) + gaussian_first)
     share = rules.updates_share * rules.budget_share / n_blocks
-    updates = int(min(max(job.journal.how_many(seconds, share=share), least), most))
+    updates = job.journal.how_many(seconds, rules.updates, share=share)
     choice = choose_by_pilot(
         state, job, updates=updates, gaussian_first=gaussian_first, out_of_time=out_of_time
     )

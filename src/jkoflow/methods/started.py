@@ -31,11 +31,11 @@ def affordable_blocks(most: int, state: State, choice: Pilot, job: Job, *, round
     rules, limit = job.recipe.budget, job.recipe.updates.regression_updates(len(state.train))
     fewest = 1 if round_number else rules.fewest_blocks
     seconds = choice.seconds * min(rules.enough_updates, limit)
-
-    def count() -> int:
-        return min(most, max(int(job.journal.how_many(seconds)), fewest))
-
-    return int(job.journal.decide("blocks", count, round=round_number))
+    return int(
+        job.journal.decide(
+            "blocks", lambda: job.journal.how_many(seconds, (fewest, most)), round=round_number
+        )
+    )
 
 
 def started_solver(choice: Pilot, shares: UpdateShares, job: Job) -> StepSolver:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jkoflow.blocks import Block
-from jkoflow.blocks.family import Family
+from jkoflow.blocks.family import Family, Start
 from jkoflow.blocks.judge import rows_not_inverted, value_after
 from jkoflow.journal import Solution
 from jkoflow.laws import Law
@@ -61,7 +61,7 @@ class IdentitySolver:
 
     def __call__(self, step: Step) -> Solution:
         """The untrained block of `step`."""
-        block = _new(self.family, step, variant=self.variant)
+        block = _new(self.family, step, Start(self.variant))
         return Solution(block, _log("warm_start"))
 
 
@@ -95,7 +95,7 @@ class ProximalSolver:
 
     def __call__(self, step: Step) -> Solution:
         """Find the block of `step` on the proximal objective alone."""
-        block = _new(self.family, step, steps=self.steps)
+        block = _new(self.family, step, Start(steps=self.steps))
         done = descend_on_objective(block, step, self.descent, self.divergence)
         block = block.mended(step.judge).checked(step.judge)
         return Solution(block, _log("proximal", proximal=done.updates, retries=done.retries))
@@ -121,7 +121,7 @@ class RegressionSolver:
 
     def __call__(self, step: Step) -> Solution:
         """The block of `step` on its path, best on held-out rows."""
-        block = _new(self.family, step, variant=self.variant, n_rows=self.n_rows)
+        block = _new(self.family, step, Start(self.variant, self.n_rows))
         assert block.velocity_field is not None
         started = regress(block.velocity_field, step, self.start, self.path)
         log = _log("warm_start", warm_start=started.updates, retries=started.retries)
@@ -183,13 +183,8 @@ class StartedSolver:
         }
 
 
-def _new(
-    family: Family, step: Step, *, variant: str | None = None, n_rows: int | None = None, steps: int = 1
-) -> Block:
-    generator = step.stream("initial_weights")
-    return family.new(
-        step.train, step.gamma, variant=variant, n_rows=n_rows, steps=steps, generator=generator
-    )
+def _new(family: Family, step: Step, start: Start) -> Block:
+    return family.new(step.train, step.gamma, start, generator=step.stream("initial_weights"))
 
 
 def _log(finished_on: str, *, warm_start: int = 0, proximal: int = 0, retries: int = 0) -> dict[str, Any]:

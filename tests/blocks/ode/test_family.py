@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from jkoflow.blocks.family import Start
 from jkoflow.blocks.ode.family import NetworkRules, NeuralODEFamily
 from oracles.blocks import generator
 from oracles.solvers import gaussian_particles
@@ -38,7 +39,7 @@ def test_features_are_as_fine_as_a_step_is_short(least: float, most: float) -> N
 @pytest.mark.parametrize("variant", [None, "even"])
 def test_new_block_is_the_identity_sized_to_its_particles(variant: str | None) -> None:
     rows = gaussian_particles(600, 2)
-    block = NeuralODEFamily().new(rows, 0.5, variant=variant, steps=2, generator=generator())
+    block = NeuralODEFamily().new(rows, 0.5, Start(variant, steps=2), generator=generator())
     assert torch.equal(block.push(rows.x), rows.x)
     assert (block.gamma, block.steps, block.dim) == (0.5, 2, 2)
     assert block.velocity.frequencies.dtype == torch.float64
@@ -50,7 +51,6 @@ def test_new_block_is_the_identity_sized_to_its_particles(variant: str | None) -
 def test_network_is_sized_to_the_rows_of_the_whole_fit() -> None:
     rows = gaussian_particles(50, 2)
     few, many = (
-        NeuralODEFamily().new(rows, 0.5, variant="even", n_rows=n, generator=generator())
-        for n in (None, 30_000)
+        NeuralODEFamily().new(rows, 0.5, Start("even", n), generator=generator()) for n in (None, 30_000)
     )
     assert (few.velocity.n_frequencies, many.velocity.n_frequencies) == (8, 50)

@@ -35,7 +35,7 @@ def test_fewest_solver_steps_that_are_as_good() -> None:
 
 def test_a_field_that_folds_in_few_steps_gets_more() -> None:
     """However good its NLL: a map that folds has no density, and its "NLL" is below any."""
-    judge = judge_of(gaussian_particles(300, 2, seed=1), 1.0)
+    judge = judge_of(gaussian_particles(100, 2, seed=1), 1.0)
     field = make_velocity(2, seed=6, strength=2.0)
     by_steps = {
         steps: NeuralODEBlock(field, gamma=1.0, steps=steps).requires_grad_(False) for steps in (1, 2, 4, 8)

@@ -101,7 +101,8 @@ class NeuralODEBlock(Block):
         return cls(**{**settings, "velocity": velocity_from_config(settings["velocity"])})
 
     def inverse_lipschitz(self, context: Tensor | None = None) -> InverseLipschitz:
-        return flow_inverse_lipschitz(self.velocity, steps=self.steps, context=context)
+        constant = self.velocity.lipschitz(steps=self.steps, context=context)
+        return flow_inverse_lipschitz(constant, steps=self.steps)
 
     @property
     def velocity_field(self) -> VelocityField:

@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 
 from jkoflow.blocks.base import Block
-from jkoflow.blocks.family import Family
+from jkoflow.blocks.family import PLAIN, Family, Start
 from jkoflow.blocks.ode.block import NeuralODEBlock
 from jkoflow.blocks.ode.velocity import MLPVelocity
 from jkoflow.laws.ornstein_uhlenbeck import ou_angle
@@ -105,23 +105,16 @@ class NeuralODEFamily(Family):
         return tuple(self.rules.features)
 
     def new(
-        self,
-        rows: Particles,
-        gamma: float,
-        *,
-        variant: str | None = None,
-        n_rows: int | None = None,
-        steps: int = 1,
-        generator: torch.Generator,
+        self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator
     ) -> NeuralODEBlock:
-        network = self.network
-        if network is None and variant is None:
-            network = self.rules.plain(rows.dim)
-        elif network is None and variant is not None:
-            phase = self.rules.phase_of(variant, gamma)
-            network = self.rules.started(rows.dim, phase, len(rows) if n_rows is None else n_rows)
-        assert network is not None
-        return new_block(rows, gamma, network, steps=steps, generator=generator)
+        network = self.network or self._sized_for(rows, gamma, start)
+        return new_block(rows, gamma, network, steps=start.steps, generator=generator)
+
+    def _sized_for(self, rows: Particles, gamma: float, start: Start) -> NetworkSettings:
+        if start.variant is None:
+            return self.rules.plain(rows.dim)
+        n_rows = len(rows) if start.n_rows is None else start.n_rows
+        return self.rules.started(rows.dim, self.rules.phase_of(start.variant, gamma), n_rows)
 
 
 def new_block(

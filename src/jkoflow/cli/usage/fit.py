@@ -25,14 +25,17 @@ examples:
 what appears in RUN:
   model/             the model: config.json, schema.json, model.safetensors, README.md
   run.json           settings, seed, the table's path and SHA-256, results; never the rows
-  steps.jsonl        one line for each block: step size, loss terms, held-out NLL, transport
+  steps.jsonl        one line for each decision and each block: step size, loss terms, held-out NLL, transport
   checkpoints/       what --resume goes on from
   environment.json   versions
 
 a settings file (TOML), each line optional:
   max_blocks = 12                   # most blocks
   gamma = "auto"                    # or a number, or {kind = "geometric", first = 0.25, growth = 1.4}
-  objective = "auto"                # or "jko": every block on the proximal objective alone; or "end_to_end"
+  objective = "auto"                # or "jko": each block by descent on the proximal objective alone;
+                                    # or, to compare with, "end_to_end" or "flow_matching"
+  block = "neural_ode"              # or "affine", or {kind = "zuko", transform = "MAF"}
+  law = "standard_normal"           # the law at the end; with objective = "jko" also "log_cosh"
   closing = "auto"                  # or "none": blocks alone, no closing by a Gaussian mixture
   smoothing = 0.05                  # a W2 distance in standard deviations; none by default
   holdout_fraction = 0.1

@@ -6,6 +6,7 @@ trained map (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 20-21, with time r
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -38,6 +39,16 @@ class VelocityField(nn.Module, ABC):
     def set_reach(self, x: Tensor, *, displacement: float) -> None:
         """Adapt to where the particles `x` are and how far to move them; before training only."""
         del x, displacement
+
+    def lipschitz(self, *, steps: int = 1, context: Tensor | None = None) -> float:
+        """K with |v(x, t) - v(y, t)| <= K |x - y| for all x and y; infinite where none is known.
+
+        Arguments:
+            steps: Runge-Kutta steps over [0, 1], at whose stage times t it should hold.
+            context: Contexts for which it should hold, shape `(m, c)`.
+        """
+        del steps, context
+        return math.inf
 
     def with_tangents(
         self, x: Tensor, t: Tensor | float, tangents: Tensor, context: Tensor | None = None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from jkoflow.blocks.ode.velocity.base import VelocityField
+from jkoflow.blocks.ode.velocity.lipschitz import network_lipschitz
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed, propagate, propagate_values
 from jkoflow.storage.scratch import CHUNK_ROWS
 
@@ -94,6 +95,9 @@ class MLPVelocity(VelocityField):
         """Velocity at `x` `(n, d)` and time `t`, shape `(n, d)`."""
         value = self.amplitude * self.raw(x, t, context)
         return value if self._within(x) else self._taper(x) * value
+
+    def lipschitz(self, *, steps: int = 1, context: Tensor | None = None) -> float:
+        return network_lipschitz(self, steps=steps, context=context)
 
     def raw(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:
         """The network F alone: no amplitude and no taper; what regression fits."""
