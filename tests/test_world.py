@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from jkoflow.config import Settings
+from jkoflow.data import read_table
+from jkoflow.fitting import fit_table
 from jkoflow.journal import Journal
 from jkoflow.particles import Moments, Particles
 from jkoflow.recipe import DescentSettings
@@ -13,9 +18,16 @@ from jkoflow.steps.descent import AveragedAdam
 from jkoflow.steps.mixture import EMRules, maximise_likelihood
 from jkoflow.world import ALONE, World
 from oracles.blocks import generator, points
+from oracles.quick_training import quick_recipe
 from oracles.worlds import run_together
 
 X = points(501, 3)
+FITS: dict[str, dict[str, Any]] = {
+    "auto": {"max_blocks": 3},
+    "jko": {"objective": "jko", "gamma": 0.4, "max_blocks": 2},
+    "flow_matching": {"objective": "flow_matching"},
+    "end_to_end": {"objective": "end_to_end", "gamma": 0.4, "max_blocks": 2},
+}
 WEIGHT = torch.rand(501, generator=generator(3), dtype=torch.float64)
 
 
@@ -106,3 +118,20 @@ def test_alone_nothing_changes() -> None:
     assert ALONE.is_first
     values = torch.full((2**20,), 0.1, dtype=torch.float32)
     assert ALONE.mean(values) == pytest.approx(float(values[0].double()), rel=1e-13)
+
+
+@pytest.mark.parametrize("options", FITS.values(), ids=FITS)
+def test_processes_with_rows_of_their_own_end_with_one_flow(options: dict[str, Any]) -> None:
+    """A whole fit, bit for bit: every decision, moment and gradient is that of all processes."""
+    table = points(400, 2)
+    table[:, 1] += table[:, 0] ** 2
+
+    def fit(world: World) -> dict[str, Tensor]:
+        rows = read_table(table[world.rank :: 2].numpy())
+        fitted = fit_table(rows, settings=Settings(**options), recipe=quick_recipe(updates=12), world=world)
+        assert len(fitted.model.flow) > 0
+        return {"scale": torch.from_numpy(fitted.model.schema.scale), **fitted.model.flow.state_dict()}
+
+    one, other = run_together(2, fit)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -117,7 +117,8 @@ def finest_scale(particles: Particles, generator: torch.Generator, *, rows: int 
 
     The smaller of the least standard deviation in any direction and the median distance to the nearest
     neighbour over sqrt(2 d): the spread per coordinate of a law whose samples lie that close. Of more than
-    `rows` particles so many are looked at, which `generator` draws.
+    `rows` particles so many are looked at, which `generator` draws. With several processes it is the scale
+    of the first one's particles.
     """
     part = particles
     if len(particles) > rows:
@@ -130,7 +131,8 @@ def finest_scale(particles: Particles, generator: torch.Generator, *, rows: int 
         x, particles.rows(slice(0, rows)).x.double(), compute_mode="donot_use_mm_for_euclid_dist"
     )
     positive = torch.where(distances > 0, distances, torch.full_like(distances, math.inf))
-    return min(least, float(positive.min(dim=1).values.median()) / math.sqrt(2 * x.shape[1]))
+    nearest = float(positive.min(dim=1).values.median()) / math.sqrt(2 * x.shape[1])
+    return float(particles.world.broadcast(min(least, nearest)))
 
 
 def geometric(

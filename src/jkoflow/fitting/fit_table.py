@@ -88,7 +88,7 @@ def fit_table(
         run: An open run folder to keep the fit in, new or to be resumed; None for memory only.
         progress: Called with a record of kind `start` before the first step, then with each step's.
         recipe: The tuned numbers; those of the defaults where None.
-        world: The processes of the fit.
+        world: The processes of the fit, each with rows of its own.
 
     Raises:
         InputError: The table, the context, the weights or an option is refused.
@@ -99,7 +99,8 @@ def fit_table(
     recipe = recipe or Recipe()
     runtime = Runtime(settings.seed, resolve_device(settings.device), resolve_dtype(settings.dtype))
     split = split_rows(table, settings)
-    empty = empty_model(table, context, weight, split, settings, law_named(settings.law, table.dim))
+    law = law_named(settings.law, table.dim)
+    empty = empty_model(table, context, weight, split, settings, law, world)
     parts = particles_of(empty, table, context, weight, split, world)
 
     description = describe(table, context, settings, split, described_weights(weight, weight_column))

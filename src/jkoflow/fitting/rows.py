@@ -26,7 +26,7 @@ from jkoflow.model import Model, encode_table
 from jkoflow.particles import Particles
 from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.runtime import Runtime
-from jkoflow.world import World
+from jkoflow.world import ALONE, World
 
 __all__ = ["HeldOutRows", "empty_model", "encode_rows", "mean_log_jacobian", "particles_of"]
 
@@ -69,8 +69,11 @@ def empty_model(
     split: Split,
     settings: Settings,
     law: Law,
+    world: World = ALONE,
 ) -> Model:
     """The model before the first block: columns, by the rows that a fit may see, and an empty flow.
+
+    With several processes the columns are those that the first one reads from its rows.
 
     Raises:
         InputError: A context of another number of rows, or a column that is refused.
@@ -79,9 +82,9 @@ def empty_model(
         raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
     seen = np.concatenate([split.train, split.validation])
     counts = None if weight is None else weight[seen]
-    schema, context_schema = Schema.fit(table, rows=seen, weight=counts), None
+    schema, context_schema = _same(Schema.fit(table, rows=seen, weight=counts), world), None
     if context is not None:
-        context_schema = Schema.fit(context, role="context", rows=seen, weight=counts)
+        context_schema = _same(Schema.fit(context, role="context", rows=seen, weight=counts), world)
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
     smoothing = resolve_smoothing(settings.smoothing)
     if smoothing is not None:
@@ -91,6 +94,11 @@ def empty_model(
         fixed = smoothing.resolve(x, counts)
         facts["smoothing"] = {"kind": fixed.kind, "time": fixed.time}
     return Model(schema, Flow(law), settings, context_schema, facts)
+
+
+def _same(schema: Schema, world: World) -> Schema:
+    """The first process's columns, in each of them."""
+    return Schema.from_dict(world.broadcast(schema.to_dict()))
 
 
 def particles_of(

@@ -66,7 +66,7 @@ class Closing:
         responsibilities: Tensor | None = None,
     ) -> Closing:
         """The closing with its NLL on the rows that `log_prob` is of."""
-        nll = -float(rows.average(log_prob))
+        nll = -rows.mean(log_prob)
         return cls(block, n_components, log_prob, math.inf if math.isnan(nll) else nll, responsibilities)
 
 
