@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "jkoflow"
+INIT = PACKAGE / "__init__.py"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60
 MAX_READING_FILES, MAX_READING_LINES = 8, 900
@@ -205,21 +206,27 @@ def is_one_of(path: Path, entries: Iterable[str]) -> bool:
     return not {part_of(path), path.relative_to(PACKAGE).as_posix()}.isdisjoint(entries)
 
 
+def missing_exports(path: Path) -> list[str]:
+    """What a module's `__all__` names and it does not have, once it is imported."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+    return [name for name in module.__all__ if not hasattr(module, name)]
+
+
 def public_names(module: ModuleType) -> list[str]:
     """The names that a star import would bring were there no `__all__`, modules aside."""
     return [n for n, v in vars(module).items() if not n.startswith("_") and not isinstance(v, ModuleType)]
 
 
-def relative_name(path: Path) -> str:
-    return str(path.relative_to(PACKAGE))
+def offenders(rule: Callable[[Path], object], modules: Iterable[Path] = MODULES) -> dict[str, object]:
+    """What a rule finds in each module in which it finds something, by the module's path in the package."""
+    return {str(path.relative_to(PACKAGE)): found for path in modules if (found := rule(path))}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative_name)
-def test_module_imports_only_from_those_before_it(path: Path) -> None:
-    if path.parent == PACKAGE and path.stem in EXEMPT:
-        return
-    assert part_of(path) in ORDER, f"{relative_name(path)}: give it its place in ORDER"
-    assert not wrong_imports(part_of(path), path.read_text())
+def test_module_imports_only_from_those_before_it() -> None:
+    modules = [path for path in MODULES if path.parent != PACKAGE or path.stem not in EXEMPT]
+    assert {part_of(path) for path in modules} <= set(ORDER), "give it its place in ORDER"
+    assert offenders(lambda path: wrong_imports(part_of(path), path.read_text()), modules) == {}
 
 
 @pytest.mark.parametrize(
@@ -249,15 +256,13 @@ def test_order_names_nothing_that_is_gone() -> None:
     assert [part for part in ORDER if part not in {part_of(path) for path in MODULES}] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative_name)
-def test_module_is_small(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    assert lines <= MAX_LINES, f"{lines} lines: is it still one idea?"
+def test_module_is_small() -> None:
+    long = offenders(lambda path: path.read_text().splitlines()[MAX_LINES:])
+    assert set(long) == set(), "is it still one idea?"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative_name)
-def test_function_is_short(path: Path) -> None:
-    assert long_functions(path.read_text()) == []
+def test_function_is_short() -> None:
+    assert offenders(lambda path: long_functions(path.read_text())) == {}
 
 
 def test_long_function_is_seen() -> None:
@@ -287,10 +292,10 @@ def _lines_of(path: Path, function: str) -> int:
     return (found.end_lineno or 0) - found.lineno + 1
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative_name)
-def test_module_has_no_numeric_constant_in_capitals(path: Path) -> None:
-    if not is_one_of(path, NUMBERS):
-        assert numeric_constants(path.read_text()) == [], "make it a field or a keyword with a default"
+def test_module_has_no_numeric_constant_in_capitals() -> None:
+    modules = [path for path in MODULES if not is_one_of(path, NUMBERS)]
+    found = offenders(lambda path: numeric_constants(path.read_text()), modules)
+    assert found == {}, "make it a field or a keyword with a default"
 
 
 @pytest.mark.parametrize(
@@ -325,10 +330,9 @@ def test_numeric_constant_is_seen(source: str, names: list[str]) -> None:
     assert numeric_constants(source) == names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative_name)
-def test_no_clock_outside_the_journal(path: Path) -> None:
-    if not is_one_of(path, CLOCKS):
-        assert clock_uses(path.read_text()) == []
+def test_no_clock_outside_the_journal() -> None:
+    modules = [path for path in MODULES if not is_one_of(path, CLOCKS)]
+    assert offenders(lambda path: clock_uses(path.read_text()), modules) == {}
 
 
 @pytest.mark.parametrize(
@@ -350,11 +354,11 @@ def test_what_is_no_clock_is_allowed() -> None:
     assert clock_uses("remaining = 3\nused = bounds.smoothing_time(m, d, delta)\ntime.sleep") == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative_name)
-def test_no_block_class_is_named_outside_blocks(path: Path) -> None:
+def test_no_block_class_is_named_outside_blocks() -> None:
     concrete = {block.__name__ for block in importlib.import_module("jkoflow.blocks").BLOCKS.values()}
-    if path != PACKAGE / "__init__.py" and not is_one_of(path, ("blocks",)):
-        assert names_in_code(path.read_text()) & concrete == set(), "ask the block; do not ask what it is"
+    modules = [path for path in MODULES if path != INIT and not is_one_of(path, ("blocks",))]
+    found = offenders(lambda path: names_in_code(path.read_text()) & concrete, modules)
+    assert found == {}, "ask the block; do not ask what it is"
 
 
 def test_name_in_code_is_seen() -> None:
@@ -363,23 +367,17 @@ def test_name_in_code_is_seen() -> None:
     assert "E" not in names_in_code(source)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative_name)
-def test_module_has_docstring_and_all(path: Path) -> None:
-    tree = parsed(path.read_text())
-    assert ast.get_docstring(tree), "a module opens with one sentence and its formula"
-    assigned = {
-        target.id
-        for node in tree.body
-        if isinstance(node, ast.Assign | ast.AnnAssign)
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if isinstance(target, ast.Name)
-    }
-    assert "__all__" in assigned or path.stem == "__main__"
+def test_module_has_docstring_and_all() -> None:
+    trees = {path: parsed(path.read_text()) for path in MODULES}
+    bare = offenders(lambda path: not ast.get_docstring(trees[path]))
+    assert bare == {}, "a module opens with one sentence and its formula"
+    modules = [path for path in MODULES if path.stem != "__main__"]
+    named = {path: dict(assigned_at_the_top(trees[path])) for path in modules}
+    assert offenders(lambda path: "__all__" not in named[path], modules) == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative_name)
-def test_nothing_runs_data_as_code(path: Path) -> None:
-    assert unsafe_uses(path.read_text()) == []
+def test_nothing_runs_data_as_code() -> None:
+    assert offenders(lambda path: unsafe_uses(path.read_text())) == {}
 
 
 @pytest.mark.parametrize(
@@ -421,11 +419,8 @@ def test_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", source], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.stem != "__main__"], ids=relative_name)
-def test_every_module_can_be_imported_and_exports_what_it_says(path: Path) -> None:
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
-    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+def test_every_module_can_be_imported_and_exports_what_it_says() -> None:
+    assert offenders(missing_exports, [path for path in MODULES if path.stem != "__main__"]) == {}
 
 
 def test_version_is_the_same_everywhere() -> None:

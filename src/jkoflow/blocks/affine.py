@@ -17,7 +17,6 @@ from torch import Tensor
 
 from jkoflow.blocks.base import Block, Inverse, InverseLipschitz
 from jkoflow.blocks.family import PLAIN, Family, Start
-from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step, transport_map
 from jkoflow.laws import Law
 from jkoflow.particles import Moments, Particles
 
@@ -115,6 +114,9 @@ class AffineFamily(Family):
         return law.quadratic is not None
 
     def in_closed_form(self, rows: Particles, gamma: float, law: Law) -> AffineBlock:
+        # a third of a second to import, which the use of a fitted flow has no need of
+        from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step, transport_map
+
         quadratic, moments = law.quadratic, Moments.of(rows)
         assert quadratic is not None
         centre, precision = (np.asarray(part) for part in quadratic)

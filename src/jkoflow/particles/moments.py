@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from jkoflow.particles.particles import Particles
@@ -58,6 +57,9 @@ class Moments:
 
 
 def _at_once(x: Tensor) -> Moments:
+    # half a second to import, which the use of a fitted flow has no need of
+    from sklearn.covariance import ledoit_wolf
+
     dim = x.shape[1]
     shrunk = torch.as_tensor(ledoit_wolf(x.cpu().numpy())[0], dtype=torch.float64, device=x.device)
     return Moments(x.mean(dim=0), torch.cov(x.T, correction=0).reshape(dim, dim), shrunk)
