@@ -130,7 +130,8 @@ def test_processes_with_rows_of_their_own_end_with_one_flow(options: dict[str, A
         rows = read_table(table[world.rank :: 2].numpy())
         fitted = fit_table(rows, settings=Settings(**options), recipe=quick_recipe(updates=12), world=world)
         assert len(fitted.model.flow) > 0
-        return {"scale": torch.from_numpy(fitted.model.schema.scale), **fitted.model.flow.state_dict()}
+        flow, gammas = fitted.model.flow, torch.tensor([block.gamma for block in fitted.model.flow])
+        return {"scale": torch.from_numpy(fitted.model.schema.scale), "gammas": gammas, **flow.state_dict()}
 
     one, other = run_together(2, fit)
     assert one.keys() == other.keys()
