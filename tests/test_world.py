@@ -24,6 +24,7 @@ from oracles.worlds import run_together
 X = points(501, 3)
 FITS: dict[str, dict[str, Any]] = {
     "auto": {"max_blocks": 3},
+    "auto, blocks alone": {"closing": None, "max_blocks": 3},
     "jko": {"objective": "jko", "gamma": 0.4, "max_blocks": 2},
     "flow_matching": {"objective": "flow_matching"},
     "end_to_end": {"objective": "end_to_end", "gamma": 0.4, "max_blocks": 2},
