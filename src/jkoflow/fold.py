@@ -37,9 +37,9 @@ class Fold:
         recipe: The tuned numbers.
         keep: Asked of each new block with the states before and after it; None to keep all.
         scheme: How a step is split.
-        round: Number of the round: of the passage over the step sizes.
-        more: What else the record has of a step, by the state after it.
-        ended: Asked after each step whether the fold ends there.
+        round: Number of the round, from 0; a round is one pass over the step sizes.
+        more: Gets the state after a step; returns further entries of the step's line in `steps.jsonl`.
+        ended: Gets the state after each step; returns whether the fold ends there.
     """
 
     solver: StepSolver

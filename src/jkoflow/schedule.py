@@ -115,10 +115,10 @@ def reparametrise(
 def finest_scale(particles: Particles, generator: torch.Generator, *, rows: int = 2000) -> float:
     r"""The smallest length at which the particles show structure that n rows can resolve, standardised units.
 
-    The smaller of the least standard deviation in any direction and the median distance to the nearest
-    neighbour over sqrt(2 d): the spread per coordinate of a law whose samples lie that close. Of more than
-    `rows` particles so many are looked at, which `generator` draws. With several processes it is the scale
-    of the first one's particles.
+    It is the smaller of the least standard deviation in any direction and the median distance to the nearest
+    neighbour over sqrt(2 d), the spread per coordinate of a law whose samples lie that close. Of more than
+    `rows` particles, `rows` drawn by `generator` are compared with the first `rows`. With several processes
+    it is the scale of the first one's particles.
     """
     part = particles
     if len(particles) > rows:

@@ -47,9 +47,9 @@ class InverseLipschitz:
     """A Lipschitz constant of T^-1.
 
     Arguments:
-        bound: Above it; infinite where nothing is known or the number is too large for a float.
-        proven: Whether it bounds the inverse of the discrete map itself.
-        assumption: What it rests on where it does not.
+        bound: Upper bound of Lip(T^-1); infinite where none is known or it is too large for a float.
+        proven: Whether the bound is proven for the inverse of the discrete map itself.
+        assumption: What the bound rests on where it is not proven.
     """
 
     bound: float
@@ -110,7 +110,7 @@ class Block(nn.Module, ABC):
 
     @classmethod
     def from_config(cls, settings: dict[str, Any]) -> Self:
-        """The block that `to_config` describes, by its settings but `kind`; a state dict has its numbers."""
+        """Build the block from its `to_config` without `kind`; its numbers come from a state dict later."""
         return cls(**settings)
 
     def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
@@ -162,21 +162,21 @@ class Block(nn.Module, ABC):
         return None
 
     def settled(self, judge: Judge) -> Block:
-        """At the fewest solver steps that serve held-out rows; itself where there is no solver."""
+        """The block at the fewest solver steps that held-out rows allow; unchanged where it has no solver."""
         del judge
         return self
 
     def mended(self, judge: Judge) -> Block:
-        """At more solver steps where its map cannot be inverted; itself where there is no solver."""
+        """The block at more solver steps, if its map cannot be inverted; unchanged where it has no solver."""
         del judge
         return self
 
     def unfolded(self, judge: Judge) -> Block:
-        """At more solver steps where its map folds; itself where there is no solver."""
+        """The block at more solver steps, if its map folds; unchanged where it has no solver."""
         del judge
         return self
 
     def checked(self, judge: Judge) -> Block:
-        """With a log-determinant that held-out rows have checked; itself where it is exact."""
+        """The block at steps where its trace agrees with the determinant; unchanged if it has no trace."""
         del judge
         return self

@@ -1,12 +1,12 @@
 r"""The inverse of a block's map, from an approximate inverse and the map itself, row by row.
 
-    T(B(z)) = y  by Broyden's method in z, from B ~ T^{-1};    rows that it does not settle by Newton's method
-    on T
+    T(B(z)) = y  by Broyden's method in z, from B ~ T^{-1};    then T(x) = y  by Newton's method in x
 
-With B nearly the inverse, T(B(.)) is nearly the identity, which is the Jacobian that Broyden's method starts
-from. A row that misses the tolerance is returned with its error, the smallest that was reached. Among rows
-that are worked on together they are masked, not selected: what a product of matrices rounds to depends on
-their size, and a row's numbers must not depend on other rows. Source: Kelley (1995), "Iterative Methods for
+Newton's method takes the rows that Broyden's leaves above the tolerance. With B nearly the inverse, T(B(.))
+is nearly the identity, which is the Jacobian that Broyden's method starts from. A row that misses the
+tolerance is returned with its error, the smallest that was reached. Rows that are done stay in their group
+and are masked: what a product of matrices rounds to depends on its size, and a row's numbers must not depend
+on other rows. Source: Kelley (1995), "Iterative Methods for
 Linear and Nonlinear Equations", section 7.3, for the form that keeps nothing but steps.
 """
 
@@ -53,10 +53,10 @@ class InverseSearch:
     """How a map is inverted.
 
     Arguments:
-        corrections_of_all: Corrections that all rows get together, so that most have what they need.
-        corrections: Most corrections of the rows that have not.
-        together: How many of these are worked on at a time, filled up by repetition.
-        newton_steps: Most of Newton's steps of a row that the corrections do not settle.
+        corrections_of_all: Most Broyden steps taken with all rows at once; after them most rows are inverted.
+        corrections: Most further Broyden steps of the rows that still miss the tolerance.
+        together: Number of these rows in one group; the last group is filled up with copies of its first row.
+        newton_steps: Most Newton steps of a row that Broyden's method does not bring to the tolerance.
         dampings: Shares of one of Newton's steps that are tried, until one brings the row closer.
         least_pivot: Pivot of a rank-one update below which the update is left out.
     """

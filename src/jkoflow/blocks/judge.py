@@ -29,9 +29,11 @@ class InverseCheck:
     """How the inverse of a map is tried.
 
     Arguments:
-        rows: Held-out rows whose images are inverted, and with them the same images a quarter further out.
-        further_out: Factor by which images are moved outwards for the second half of the trial.
-        free_rows: Draws of the law at the end that a free block, which should end there, is inverted at.
+        rows: Most held-out rows at which folds are looked for, and whose images are inverted where the block
+            is not free.
+        further_out: Factor by which these images are moved away from the origin to be inverted a second time.
+        free_rows: Most draws of the law at the end of the flow that are inverted, in place of images, where
+            the block is free.
         free_reach: Factor by which the farthest of those draws are moved outwards.
         tolerances: The largest error, in round-trip tolerances of the dtype, at which a row counts as
             inverted.
@@ -110,11 +112,12 @@ def value_after(block: Block, judge: Judge) -> float:
 
 @torch.no_grad()
 def rows_not_inverted(block: Block, judge: Judge) -> int:
-    """How many rows the discrete map's inverse misses, or at how many the map is folded: det dT < 0.
+    """Count the rows that the discrete map's inverse misses, and those at which the map folds: det dT < 0.
 
-    Inverted are held-out images, the same a quarter further out, and for a free step, which should end at the
-    law itself, draws of it and further out: a coarse map can fold where no particle ever was. The sign of the
-    determinant is looked at in the held-out rows and in these inverse images.
+    Where the block is not free, the images of held-out rows are inverted, and the same images a quarter
+    further out. A free block should end at the law itself, so that draws of that law are inverted instead, up
+    to 1.4 times as far out: a coarse map can fold where no particle ever was. The sign of the determinant is
+    computed at the held-out rows and at these inverse images.
     """
     check, part = judge.check, judge.rows.rows(slice(0, judge.check.rows))
     image = block.push(part.x, part.context)

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 DIVERGENCES = ("auto", "determinant", "exact", "hutchinson")
-"""How training sees the log-determinant; scoring always uses the determinant of the discrete map."""
+"""Ways in which training sees the log-determinant; scores always use `Block.push_with_log_det`."""
 
 PushWithLogDet: TypeAlias = Callable[[Block, Particles], tuple[Tensor, Tensor]]
 """A block's image of rows and its log-determinant there, exact or as training sees it."""

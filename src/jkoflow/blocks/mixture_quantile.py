@@ -37,10 +37,9 @@ class QuantileRules:
         far: Quantiles beyond this belong to probabilities that are hardly numbers in float64.
         steps: Most steps of a root search.
         settled: Relative change of a root at which its search ends.
-        last_gap: Gap of logarithms across which a step of Halley's method leaves about its cube: the last
-            one.
-        most_bent: Most that the second derivative may change a step of Newton's method by, relative to its
-            inverse.
+        last_gap: Error in log-probability below which one more step of Halley's method is the last one: it
+            leaves about the cube of that error.
+        most_bent: Largest absolute value of Halley's term b, where a Newton step is divided by 1 - b.
     """
 
     no_share: float = -37.0
@@ -102,9 +101,10 @@ def _normal_quantile(log_p: Tensor) -> Tensor:
 
 
 def _counted(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The components that count in some row, as many for each row; all where these are most.
+    """For each row the components of largest weight, as many as matter in the row where most do.
 
-    One does not count whose whole weight is lost in the tail probability of z.
+    A component does not matter whose whole weight is lost in rounding beside the tail probability of z. All
+    components are kept where more than half of them matter.
     """
     least = torch.special.log_ndtr(-z.abs()) + rules.no_share
     count = int((log_w > least[:, None]).sum(dim=1).max()) if len(z) else 0

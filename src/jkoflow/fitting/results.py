@@ -50,7 +50,10 @@ _fitted_on_all = (
 
 
 def _held_out(model: Model, parts: Mapping[str, Particles]) -> dict[str, Any]:
-    """NLL on rows that the fit did not train on, beside a shrinkage-covariance Gaussian of the same rows."""
+    """NLL on rows that no block was trained on, beside that of a Gaussian fitted to the training rows.
+
+    Both are in nats in data units. The Gaussian has the shrunk covariance of `Moments`.
+    """
     name = "holdout" if "holdout" in parts else "validation"
     rows = parts[name]
     jacobian = model.schema.log_jacobian(rows.x)

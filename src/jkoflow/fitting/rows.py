@@ -1,6 +1,6 @@
 r"""Rows as a fit sees them: standardised, dequantised and smoothed, each with noise from a named stream.
 
-    p_0 = smooth(dequantise((row - m)/s))
+    z = smooth((f(dequantise(row)) - m) / s),    f the map of the column's kind,    p_0 the law of z
 
 Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 3.1; smoothing is section
 5.1.2.

@@ -37,7 +37,7 @@ def _nothing(state: Any, taken: Taken, *, replayed: bool) -> None:
 
 
 class Journal:
-    """The one part of a fit that has a memory of its own.
+    """The decisions and finished steps of a fit and, under a budget, the CPU-seconds that it has used.
 
     Arguments:
         budget: CPU-seconds for the whole fit; None for no limit.

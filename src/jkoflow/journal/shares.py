@@ -1,6 +1,6 @@
 """How many updates a block gets: the documented limit, or what a budget leaves to it.
 
-    part = (remaining - held back) / steps left - what a step costs beside its updates
+    updates' time = share (time left - held back) min(first_share / steps left, 1) - time beside updates
 
 The clock is read between two blocks, and only under a budget. Source: ours, docs/method.md.
 """
@@ -23,10 +23,11 @@ class UpdateShares:
         journal: Decisions and budget.
         rules: Shares of a budget.
         limit: Updates of a block without a budget.
-        n_steps: Number of the last step.
-        seconds: CPU-seconds of one update of the path regression, as far as known.
-        batches_per_epoch: Batches that make the training rows once.
-        reserve: Share of the time left now that is held back for what follows the last step.
+        n_steps: Number of the last step, counted over all rounds.
+        seconds: CPU-seconds of one update of the path regression, as measured before the first block.
+        batches_per_epoch: Batches in one pass over the training rows.
+        reserve: Share of the time left at the start of the round that is held back for what follows the last
+            step.
         finish_cost: CPU cost of an update with its part of the finish, relative to one without, where blocks
             of at least `limit` updates are finished on the objective; None where they are not.
         last_checks: See `BudgetRules`; 0 where the last step is not free.
@@ -59,11 +60,14 @@ class UpdateShares:
         return int(decided)
 
     def are_finished(self, updates: int) -> bool:
-        """Whether so many updates are followed by a finish: below the limit, more of them are worth more."""
+        """Whether a block of so many updates is finished on the objective: from `limit` updates on.
+
+        With fewer the time of a finish is better spent on more updates.
+        """
         return self.finish_cost is not None and updates >= self.limit
 
     def _affordable(self, number: int) -> int:
-        """Updates that share the remaining CPU-seconds evenly among the steps left; 0 where none are left.
+        """Updates in this step's part of the remaining CPU-seconds; 0 where no time is left.
 
         What a step costs beside its updates (solver steps, held-out rows, closings) is the least that a step
         has cost so far: one that took more is made up for by all that follow, not by the next alone.

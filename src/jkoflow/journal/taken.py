@@ -19,8 +19,8 @@ class Solution:
     """What a step found.
 
     Arguments:
-        block: The block, or None where there is none, or where it had been dropped.
-        log: What was done, as plain values; it is written, and nothing reads it.
+        block: The block; None where there is none, or where a replayed step had dropped it.
+        log: What was done, as plain values for the line of the step in `steps.jsonl`.
     """
 
     block: Block | None

@@ -1,11 +1,13 @@
 r"""`objective="auto"`: the default fit, which asks held-out rows what a table needs.
 
-    pilot fits -> Gaussian step, where it helps -> rounds of blocks, each closed -> the Gaussian alone, if no
-    better
+    default             pilot fits -> rounds of blocks, each round ended by a closing -> Gaussian if no worse
+    gamma= given        pilot fits -> Gaussian step, where it helps -> blocks -> Gaussian if no worse
+    closing=None        pilot fits -> blocks
 
-Where step sizes are given, or `closing=None`, blocks alone make the flow: each is started by regression,
-finished on the objective, and kept for its own gain. With a budget each block gets the updates that the
-remaining CPU-seconds allow; without one, those of the recipe, and no clock is read. Source: docs/method.md.
+Except with `closing=None`, a Gaussian becomes the model unless the flow is better by two standard errors.
+Where step sizes are given, or `closing=None`, each block is started by regression, finished on the objective,
+and kept for its own gain. With a budget each block gets the updates that the remaining CPU-seconds allow;
+without one, those of the recipe, and no clock is read. Source: docs/method.md.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class ClosingSearch:
 
 
 def closing_by_nothing(state: State, recipe: Recipe) -> Closing:
-    """K = 0."""
+    """The closing that adds no step, K = 0, judged on the held-out rows that decisions look at."""
     validation = recipe.keep.judged(state.validation)
     part = replace(state, validation=validation, log_det=state.log_det[: len(validation)])
     return Closing.judged(None, 0, part.held_out_log_prob, validation)

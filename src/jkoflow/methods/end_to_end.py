@@ -2,10 +2,11 @@ r"""`objective="end_to_end"`: all blocks of a flow at once, on the likelihood of
 
     min  E[V(T_N o ... o T_1(x))] - sum_n E[log|det dT_n(x_{n-1})|]
 
-The same stack as the progressive fit, so that the two can be compared; and a polish of a finished flow.
-What is descended on is the determinant of the discrete map where it can be afforded, since a trace
-integrated with few steps can be driven below any bound by its quadrature error, and what is judged is that
-determinant with a price on folds. Memory grows with the number of blocks.
+It trains the same stack of blocks as the progressive fit, so that the two can be compared. With
+`divergence="auto"` the loss uses the determinant of the discrete map up to 3 columns and a trace estimate
+beyond. A trace integrated with few steps can be driven below any bound by its quadrature error, so that
+held-out rows are judged by the determinant, folds penalised, up to 128 columns. Memory grows with the number
+of blocks.
 
 Source: the objective is that of FFJORD (Grathwohl et al. 2019, arXiv 1810.01367) on the map of Cheng, Lu,
 Tan & Xie (2024), arXiv 2310.17582, eq. (38).

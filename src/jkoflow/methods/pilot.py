@@ -2,10 +2,10 @@ r"""Pilot fits: short fits on part of the rows, by which a fit chooses before it
 
     chosen = argmin of the held-out NLL of a fit with few updates a block, over the choices
 
-Chosen are the family's variant (for neural-ODE blocks how fine their Fourier features are) and, where the
-flow is not closed by a mixture, whether the closed-form Gaussian step comes first; a closing makes up for one
-that is missing at the beginning. Under a budget the search has a share of it, and measures what an update
-costs. Source: ours.
+The choices are the family's variant (for neural-ODE blocks how fine their Fourier features are) and, where
+step sizes are given, whether the closed-form Gaussian step comes first; where rounds end with a closing, a
+Gaussian step before them gains nothing. Under a budget the pilot fits have a share of it, and the CPU-seconds
+of an update are measured before them. Source: ours; docs/performance.md.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ __all__ = ["closed_rounds"]
 
 
 def closed_rounds(state: State, choice: Pilot, job: Job) -> State:
-    """The state after rounds until one of them gains nothing, or has no closing that another could follow."""
+    """The state after `KeepRules.rounds` rounds at most; none follows one that ended without a closing."""
     for number in range(job.recipe.keep.rounds):
         if len(state.flow) >= job.settings.max_blocks or (number and not _has_time(state, job, number)):
             break
@@ -83,7 +83,7 @@ class _Round:
         def ended(after: State) -> bool:
             if after.dropped == self.job.recipe.keep.drops:
                 return True
-            # a mixture does in a second what the free block does in ten times a block's
+            # the free block takes about ten times as long as another; a mixture does its work in a second
             assert after.closing is not None
             return after.number == last and after.closing.n_components > 1
 

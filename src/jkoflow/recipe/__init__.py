@@ -1,7 +1,9 @@
-"""Every tuned number of a fit, in one frozen value: a fit is a function of rows, settings, seed and this.
+"""The tuned numbers of a fit, for networks, steps, descents, closings and budgets, in one frozen value.
 
-A part of it is a small class whose fields say what each number is, in which unit, and where it was measured.
-What a user chooses is in `Settings`; what was found to serve all tables is here. Source: docs/performance.md.
+Each part is a small class whose fields say what each number is and in which unit. What a user chooses is in
+`Settings`; what was found to serve all tables is here. The limits of EM (`MixtureRules`), of the search for
+an inverse (`InverseSearch`) and of columns on a grid (`GridRules`) stand beside the code that uses them.
+Source: docs/performance.md.
 """
 
 from __future__ import annotations

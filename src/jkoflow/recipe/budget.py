@@ -43,9 +43,10 @@ class BudgetRules:
         careful_cost: CPU cost of one row and component in the final search for a mixture, relative to the
             searches while blocks are judged.
         mean_share: Share of the time left that the mixtures of a mean may take.
-        mean_cost: CPU cost of one component of such a mixture, relative to one of the mixture that the final
-            search ended with: others were tried on the way there.
-        end_to_end_checkpoints: How often a budget is asked in a descent of all blocks at once.
+        mean_cost: CPU cost of one component of such a mixture, relative to the cost of the whole final search
+            divided by the components of the mixture that it found: it tried other mixtures, too.
+        end_to_end_checkpoints: Checkpoints, at each of which the clock is read, of a descent of all blocks at
+            once under a budget.
     """
 
     updates: tuple[int, int] = (20, 20_000)

@@ -35,8 +35,10 @@ class ClosingRules:
     """Limits of the two searches: the quick one that blocks are judged by, the careful one that ends a round.
 
     Arguments:
-        quick_rows: Training rows of a quick search where the arithmetic allows so many, and else the fewest.
-        quick_components: Components that a quick search tries in any case, and the most.
+        quick_rows: Fewest training rows of a quick search without a budget: the first number where the fewest
+            components then stay within `quick_products`, else the second.
+        quick_components: Least and greatest value of `Search.most_components` in a quick search; a budget
+            above `seconds` raises the greatest in proportion.
         quick_products: Products of an iteration of EM in a quick search where more than the fewest rows are
             seen.
         quick_tolerance: Gain of an iteration of EM, nats a row, at which a quick search ends one.
@@ -47,10 +49,11 @@ class ClosingRules:
         careful_components: Components that a careful search tries in any case, and the most.
         careful_products: Products of an iteration of EM in a careful search.
         careful_tolerance: Gain of an iteration of EM, nats a row, at which a careful search ends one.
-        seconds: CPU-seconds of a budget for each of which the products above are allowed once more.
-        numbers_per_row: Numbers that a mixture may have for each training row; more of them tell of chance.
-        rows_per_component: Rows that each component asks for: fewest, and the number beyond which more are no
-            use.
+        seconds: CPU-seconds of the budget at which products are limited as without one; a larger budget
+            raises the limits in proportion, a smaller one leaves them.
+        numbers_per_row: Most parameters of a mixture for each row that EM sees; more would fit chance.
+        rows_per_component: Rows that EM sees for each component: the fewest where there are so many, and the
+            most that a careful search asks for.
         exponentials: CPU cost of the exponential of one row and component, in products.
         fewest_rows_per_component: Training rows for each component, below which a number of components is not
             tried.
@@ -117,7 +120,7 @@ class ClosingRules:
         return Search(rows, self.careful_tolerance, components, self.most_members)
 
     def most_components(self, n_rows: int, columns: int) -> int:
-        """As many as `n_rows` can be told apart by, in a time that does not grow with the columns."""
+        """The most components that `fewest_rows_per_component` and `most_products` allow for so many rows."""
         affordable = int(self.most_products / (n_rows * columns**2))
         return min(n_rows // self.fewest_rows_per_component, affordable)
 

@@ -18,15 +18,15 @@ class KeepRules:
 
     Arguments:
         standard_errors: A block must gain more than this many standard errors of its paired gain.
-        least_gain_nats: Gain of the closed flow below which a block is not worth its time, nor that of every
-            sample and score.
+        least_gain_nats: Gain of the closed flow on held-out rows, nats a row, that a block must exceed: each
+            block costs time in the fit and in every sample and score.
         drops: Blocks in a row that are not worth their place, after which a round ends.
         rounds: Rounds of blocks, each from the particles' finest scale, that a fit has at most.
         flow_standard_errors: A flow must gain more than this many standard errors over the Gaussian alone:
             several blocks were tried on the same rows, each kept for one.
-        least_variance: Variance, standardised units, that a Gaussian step takes for the least in any
-            direction.
-        judged_numbers: Held-out rows × columns² that decisions inside a step look at.
+        least_variance: Variance, standardised units squared, that is added in every direction to the shrunk
+            covariance of a Gaussian step; a covariance with less than half of it somewhere is not used.
+        judged_numbers: Held-out rows × columns² that decisions inside a step look at; it limits the rows.
         fewest_judged: Fewest held-out rows that they look at.
     """
 
@@ -40,6 +40,6 @@ class KeepRules:
     fewest_judged: int = 64
 
     def judged(self, validation: Particles) -> Particles:
-        """The held-out rows that decisions in a step look at: as many as d tangents each leave affordable."""
+        """The first held-out rows, fewer where there are more columns, that decisions in a step look at."""
         count = max(self.fewest_judged, self.judged_numbers // validation.dim**2)
         return validation.rows(slice(0, count))

@@ -19,9 +19,9 @@ class PilotRules:
         judged_rows: Most held-out rows that it is judged by.
         blocks: Most blocks of a pilot fit.
         updates: Updates of each of its blocks: fewest and most. Without a budget it is the most.
-        budget_share: Share of a budget that the pilot fits have together.
-        patience: Factor of that share after which no further pilot fit is waited for; a choice among half of
-            them is a bad one.
+        budget_share: Share of the time left, once an update has been timed, for all pilot fits together.
+        patience: Multiple of that share at which the pilot fits are cut off; above 1, since a choice among
+            half of them is a bad one.
         updates_share: Share of the pilot fits' time that goes into updates; the rest pushes and judges.
         rehearsals: Updates of two path regressions that are thrown away, whose difference in time is updates
             alone.

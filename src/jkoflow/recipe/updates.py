@@ -22,9 +22,10 @@ class UpdateRules:
     """The lengths and rates of descents, by the number of training rows.
 
     Arguments:
-        regression_per_root_row: Updates of a block's path regression for each square root of a row.
+        regression_per_root_row: Updates of a block's path regression divided by the square root of the number
+            of training rows.
         most_regression: Most updates of a path regression without a budget.
-        objective_per_root_row: Updates on an objective from the identity for each square root of a row; more
+        objective_per_root_row: The same ratio for updates on an objective from the identity; more updates
             would learn the rows by heart.
         most_objective: Most updates on an objective from the identity without a budget.
         fewest: Fewest updates of either, whatever the number of rows.
@@ -38,7 +39,8 @@ class UpdateRules:
         fewest_finish: Fewest updates of the finish.
         finish_checkpoints: How often the finish is judged on held-out rows.
         checkpoints: How often the other descents are judged on held-out rows.
-        judged_pairs: Rows, both of each opposite pair counted once, that a path regression is judged on.
+        judged_pairs: Most pairs, of one held-out row and time with opposite noises, that a path regression is
+            judged on.
         objective_solver_steps: Runge-Kutta steps of a block that descends on the objective from the identity.
     """
 

@@ -2,9 +2,9 @@ r"""The free step in closed form: whitening, which is exact where the law is Gau
 
     T(x) = C^{-1/2} (x - m),    the optimal transport map from N(m, C) to N(0, I)
 
-m and C are those of the training rows, C as it is or shrunk, whichever serves the held-out rows better. Where
-what follows does not earn its keep, nothing is left to choose on held-out rows, and the fit is this step
-alone, taken on all rows.
+m and C are mean and covariance of the training rows, C as it is or shrunk, whichever has the smaller held-out
+NLL. Where a flow is no better than this step alone, this step becomes the model, fitted again to training and
+held-out rows together: no choice is left that needs held-out rows.
 
 Source: theory, the Gaussian case of eq. (25) at gamma = infinity; Ledoit & Wolf (2004), "A well-conditioned
 estimator for large-dimensional covariance matrices", for the shrinkage.
@@ -72,7 +72,7 @@ def whitening_of_all_rows(
 def take_whitening(
     state: State, solution: Solution, *, round_number: int, **more: Any
 ) -> tuple[State, Taken]:
-    """The state after a step outside of any schedule: numbered as the next, distances start anew."""
+    """The state after a step in closed form, which has the next number and empties `State.moved`."""
     assert solution.block is not None
     after, measured = taken_by(state, solution.block)
     after = replace(after, number=state.number + 1, moved=())

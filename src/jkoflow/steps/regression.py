@@ -1,7 +1,6 @@
 r"""A simulation-free start of a block: regression of its velocity on the Ornstein-Uhlenbeck path of its step.
 
-    min_v  E |v(x_t, t) - u_t|^2,      (x_t, u_t) the path of `laws.ornstein_uhlenbeck`, x ~ p_{n-1}, z ~ N(0,
-    I)
+    min_v  E |v(x_t, t) - u_t|^2,   (x_t, u_t) the path of `laws.ornstein_uhlenbeck`, x ~ p_{n-1}, z ~ N(0, I)
 
 The velocity field of the path, -x - grad log rho, is the Wasserstein gradient flow of KL(.|q), of which the
 proximal step is one implicit Euler step. Rows come in pairs of the same x and t and opposite z (antithetic

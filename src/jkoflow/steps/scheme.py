@@ -1,7 +1,6 @@
 r"""How a step of size gamma is split into parts: the backward scheme takes it whole.
 
-    p_{n+1} = argmin_p  G(p) + W2^2(p, p_n) / (2 gamma)                                   (JKO, implicit
-    Euler)
+    p_{n+1} = argmin_p  G(p) + W2^2(p, p_n) / (2 gamma)          (JKO, implicit Euler)
 
 A scheme that splits, such as forward-backward, gives two parts for one step size, each with the functional
 that it descends. Source: Jordan, Kinderlehrer & Otto (1998), SIAM J. Math. Anal. 29(1); Cheng, Lu, Tan & Xie

@@ -135,8 +135,8 @@ class StartedSolver:
     Arguments:
         family: The kind of block.
         start: Updates, batch and rate of the regression.
-        finish: The same of the proximal objective at one solver step, at s steps an s-th of the updates; None
-            for no finish.
+        finish: Updates, batch and rate of the descent on the proximal objective for a block of one solver
+            step; a block of s steps gets an s-th of the updates. None for no finish.
         variant: See `Family.variants`.
         divergence: How the finish sees the log-determinant.
         path: The path that the start is fitted to.

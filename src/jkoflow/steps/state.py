@@ -42,12 +42,13 @@ class Closing:
     """A last step in closed form that a flow could end with, and what held-out rows say of that flow.
 
     Arguments:
-        block: The step: the map to the law at the end of a mixture, or of a Gaussian; None where there is
-            none.
+        block: The map that takes a mixture, or a Gaussian, to the law at the end of the flow; None for no
+            step.
         n_components: K of the mixture; 1 for a Gaussian, 0 for no step.
         log_prob: Log-density of held-out rows under the closed flow, nats, float64, shape `(n,)`.
         nll: Their mean negative log-density, nats; infinite where it is no number.
-        responsibilities: Share of each component in the first training rows, shape `(m, K)`; None for K < 2.
+        responsibilities: Share of each component in each of the first m training rows, shape `(m, K)`; None
+            for K < 2, and for what `ClosingSearch.stacked` puts together.
     """
 
     block: Block | None
@@ -114,7 +115,7 @@ class State:
 
 
 Keep = Callable[[State, State], State | None]
-"""By the states before and after a block, the state that goes on; None where the block is dropped."""
+"""Gets the states before and after a block; returns the state to go on from, or None to drop the block."""
 
 
 def initial_state(functional: Functional, train: Particles, validation: Particles) -> State:

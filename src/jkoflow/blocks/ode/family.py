@@ -50,7 +50,8 @@ class NetworkRules:
         phase: Standard deviation of its features' phase w.x, radians.
         started_frequencies: Fewest and most frequencies of a started block; more would learn rows by heart.
         rows_per_frequency: Training rows for each frequency of a started block.
-        phase_times_angle: The phase of a started block's features, in the reciprocal of its step's angle.
+        phase_times_angle: Standard deviation of the phase w.x, radians, times the angle of the step, radians,
+            in a started block, within the bounds of `features`.
         features: Least and most standard deviation of the phase, radians, by the name that a pilot fit
             chooses: one for all blocks, or finer in shorter steps.
     """

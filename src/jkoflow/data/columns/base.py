@@ -54,7 +54,7 @@ class ColumnSample:
             would make each of its values look tied.
         seen: Its values in the rows that a fit may see, for location and scale.
         weight: How much each row of `seen` counts; None where all count the same.
-        integer: True where the type of the column says that it counts.
+        integer: True where the column is of an integer or boolean type.
     """
 
     name: str

@@ -29,7 +29,7 @@ class GridColumn(Column):
     """A column of integers, of values on a grid, or of tied values.
 
     Arguments:
-        name: See `Column`, as for `location` and `scale`.
+        name: See `Column`.
         location: Mean m, data units.
         scale: Standard deviation s of the dequantised values, data units.
         step: Measuring step h > 0, data units.

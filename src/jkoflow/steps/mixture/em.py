@@ -35,8 +35,8 @@ class EMRules:
     Arguments:
         tolerance: Gain of an iteration, nats a row, below which it ends.
         iterations: Iterations after which it ends in any case.
-        floor: What is added to every variance, in those of the columns.
-        smallest_size: Rows that a component is taken to have at least, so that an empty one stays finite.
+        floor: Number added to every variance of a component, where the rows have variance 1 in each column.
+        smallest_size: Rows added to the size of every component, so that an empty one stays finite.
     """
 
     tolerance: float = 1e-3
@@ -77,7 +77,7 @@ def maximise_likelihood(
     chunk_numbers: int = EM_CHUNK_NUMBERS,
     kept_numbers: int = EM_KEPT_NUMBERS,
 ) -> tuple[GaussianMixture, Tensor]:
-    """The mixture that EM comes to, and who is whose there.
+    """The mixture that EM converges to, and the responsibilities under it.
 
     Arguments:
         x: Rows, shape `(n, p)`, float64, of about unit size in every direction.

@@ -53,19 +53,19 @@ def mixture_of(
     responsibilities: Tensor | None = None,
     rules: MixtureRules | None = None,
 ) -> tuple[Block, Tensor]:
-    """The triangular map of the mixture of so many components that EM finds for `rows`, and who is whose.
+    """The triangular map of the Gaussian mixture that EM finds for `rows`, and the rows' responsibilities.
 
     Arguments:
         rows: What to fit, the context's columns first.
         n_components: K.
-        generator: Source of the start.
+        generator: Source of the clusters that EM starts from.
         tolerance: See `EMRules`.
-        responsibilities: To start from instead, shape `(m, K)` of the first m rows.
-        rules: The others.
+        responsibilities: Where EM starts instead of from clusters, shape `(m, K)`, for the first m rows.
+        rules: The other rules of the fit; `MixtureRules()` if None.
 
     Returns:
-        The map of the mixture and of a wide component beside it, float64, and the responsibilities of the
-        mixture's own, float32, shape `(n, K)`.
+        The map of the mixture with a wide component added, float64, and the responsibilities of its own K
+        components in the first m = min(n, `CARRIED_ROWS`) rows, float32, shape `(m, K)`.
     """
     rules = rules or MixtureRules()
     rules = replace(rules, em=replace(rules.em, tolerance=tolerance))
