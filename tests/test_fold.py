@@ -128,7 +128,7 @@ def worse(step: Step) -> AffineBlock:
 
 def test_block_that_does_not_lower_the_nll_is_dropped() -> None:
     solver = RecordingSolver({2: worse})
-    (one, _), (two, dropped), (three, kept) = fold(solver, keep=improves)
+    (one, _), (two, dropped), (three, kept) = fold(solver, keep=improves(1.0))
     assert dropped.block is None
     assert dropped.log["kept"] is False
     assert dropped.log["block"] == 2
@@ -145,7 +145,7 @@ def test_block_with_an_nll_that_is_no_number_is_dropped() -> None:
     def broken(step: Step) -> AffineBlock:
         return AffineBlock(dim=DIM, matrix=torch.full((DIM, DIM), math.nan, dtype=step.train.x.dtype))
 
-    (one, _), (two, dropped), _ = fold(RecordingSolver({2: broken}), keep=improves)
+    (one, _), (two, dropped), _ = fold(RecordingSolver({2: broken}), keep=improves(1.0))
     assert dropped.block is None
     assert len(two.flow) == len(one.flow)
 
@@ -191,7 +191,7 @@ def test_same_seed_same_flow_bit_for_bit_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("n_taken", [0, 1, 2, 3])
-@pytest.mark.parametrize("keep", [None, improves], ids=["all", "better"])
+@pytest.mark.parametrize("keep", [None, improves(1.0)], ids=["all", "better"])
 def test_resumed_fit_is_the_uninterrupted_one(n_taken: int, keep: Keep | None) -> None:
     whole = list(fold(quick_solver(), keep=keep))
     trained: list[int] = []
@@ -210,9 +210,9 @@ def test_resumed_fit_is_the_uninterrupted_one(n_taken: int, keep: Keep | None) -
 
 
 def test_resumed_fit_leaves_dropped_blocks_dropped() -> None:
-    whole = list(fold(RecordingSolver({2: worse}), keep=improves))
+    whole = list(fold(RecordingSolver({2: worse}), keep=improves(1.0)))
     solver = RecordingSolver({2: worse})
-    again = fold(solver, keep=improves, steps=[restored(step) for _, step in whole[:2]])
+    again = fold(solver, keep=improves(1.0), steps=[restored(step) for _, step in whole[:2]])
     assert [step.number for step in solver.steps] == [3]
     assert identical(again[-1][0].flow, whole[-1][0].flow)
     assert again[1][0].number == 2
@@ -253,7 +253,7 @@ def test_training_rows_are_pushed_by_a_block_that_is_kept_once_they_are_asked_fo
         made.append(CountedBlock(dim=DIM, matrix=matrix, offset=-scale * step.train.x.mean(dim=0)))
         return made[0]
 
-    ((after, done),) = fold(RecordingSolver({1: block_of}), (math.inf,), keep=improves)
+    ((after, done),) = fold(RecordingSolver({1: block_of}), (math.inf,), keep=improves(1.0))
     assert done.log["kept"] is kept
     assert 100 in made[0].pushed
     assert 400 not in made[0].pushed

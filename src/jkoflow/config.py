@@ -34,7 +34,8 @@ class Settings:
         gamma: Step sizes: `"auto"`, a number (constant), or a table with `kind`; see `schedule`.
         max_blocks: Most blocks.
         objective: The method: `"auto"` (blocks started by regression), `"jko"` (the proximal objective alone,
-            as in the paper) or `"end_to_end"` (all blocks at once on the likelihood).
+            as in the paper), `"end_to_end"` (all blocks at once on the likelihood) or `"flow_matching"` (one
+            block on straight paths).
         closing: Where step sizes are automatic, `"auto"` ends each round of blocks with the map of a Gaussian
             mixture where held-out rows want it; None, or `"none"` in a file, is the flow of blocks alone.
         block: Kind of block, a name or a table with `kind` and that kind's own options.

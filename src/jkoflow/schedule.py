@@ -93,9 +93,9 @@ class Schedule:
         """The schedule of the next round, given step size and mean distance of each finite step kept."""
         free = tuple(gamma for gamma in self.gammas if math.isinf(gamma))
         if not moved:  # every step was dropped: nothing is known to choose by
-            return replace(self, rounds=self.rounds - 1)
+            return self
         gammas = reparametrise(moved, eta=self.eta, cap=self.cap)
-        return Schedule((*gammas, *free), self.stop_ratio, self.rounds - 1, self.eta, self.cap)
+        return replace(self, gammas=(*gammas, *free))
 
 
 def reparametrise(

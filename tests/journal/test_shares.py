@@ -11,14 +11,14 @@ RULES, EPOCH, FEW = BudgetRules(), 60_000 / 384, 400 / 128
 
 
 def shares(
-    limit: int, n_steps: int, journal: Journal, seconds: float, epoch: float = EPOCH, **more: float
+    limit: int, last_step: int, journal: Journal, seconds: float, epoch: float = EPOCH, **more: float
 ) -> UpdateShares:
-    return UpdateShares(journal, RULES, limit, n_steps, seconds, epoch, **more)
+    return UpdateShares(journal, RULES, limit, last_step, seconds, epoch, **more)
 
 
 def spend(
     budget: float,
-    n_steps: int,
+    last_step: int,
     *,
     limit: int = 10_000,
     beside: float = 0.0,
@@ -28,9 +28,9 @@ def spend(
     """Updates of each step and the time left, where an update takes a hundredth of a second."""
     clock = [0.0]
     journal = Journal(budget=budget, clock=lambda: clock[0])
-    pace = shares(limit, n_steps, journal, 0.01, **more)
+    pace = shares(limit, last_step, journal, 0.01, **more)
     updates = []
-    for number in range(1, n_steps + 1):
+    for number in range(1, last_step + 1):
         updates.append(pace.updates(number, 0))
         clock[0] += updates[-1] * 0.01 * (1.5 if finish and pace.are_finished(updates[-1]) else 1.0) + beside
     return updates, journal.remaining()

@@ -16,7 +16,7 @@ from jkoflow.particles import Particles
 from jkoflow.recipe import ClosingRules, Recipe, Search
 from jkoflow.runtime import Runtime
 from jkoflow.steps import Closing, State
-from jkoflow.steps.gaussian import take_whitening
+from jkoflow.steps.gaussian import take_closed_form
 from jkoflow.steps.mixture import mixture_of
 from oracles.blocks import generator, points
 from oracles.jobs import start_state
@@ -44,7 +44,7 @@ def best(state: State, search: Search = SEARCH, *, before: Closing | None = None
 
 
 def closed(closing: Closing, state: State) -> State:
-    return take_whitening(state, solution_of(closing), round_number=0)[0]
+    return take_closed_form(state, solution_of(closing), round_number=0)[0]
 
 
 def drawn(law: GaussianMixture | StandardNormal, n: int = 3000) -> State:
@@ -56,7 +56,7 @@ def test_clusters_are_counted_and_the_closed_flow_is_their_law() -> None:
     state = drawn(law)
     closing = best(state)
     assert closing.n_components == 4
-    after, step = take_whitening(state, solution_of(closing), round_number=0)
+    after, step = take_closed_form(state, solution_of(closing), round_number=0)
     x = law.sample(500, generator(3))
     assert float((log_prob(after.flow, x) - law.log_prob(x)).abs().mean()) < 0.1
     assert after.nll == pytest.approx(closing.nll)

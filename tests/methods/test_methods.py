@@ -21,7 +21,7 @@ from jkoflow.journal import Taken
 from jkoflow.laws import Gaussian, make_law
 from jkoflow.methods import METHODS, method_named
 from jkoflow.particles import Particles
-from jkoflow.recipe import Recipe, UpdateRules
+from jkoflow.recipe import BudgetRules, Recipe, UpdateRules
 from jkoflow.runtime import Runtime
 from jkoflow.schedule import reparametrise
 from jkoflow.steps import State
@@ -315,6 +315,27 @@ def test_a_small_budget_trains_fewer_blocks(
     pilot = {"kind": "decision", "what": "pilot", "value": choice}
     log = run(log=[pilot], budget=100.0, clock=Clock(1e-9)).decisions
     assert next(entry["value"] for entry in log if entry["what"] == "blocks") == blocks
+
+
+def first_updates(gamma: Any, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Updates of the first of three blocks under a budget of 300 seconds, at five seconds an update."""
+    monkeypatch.setitem(FITS, "under a budget", {"gamma": gamma, "max_blocks": 3})
+    choice = {"affine_first": False, "features": "even", "seconds": 5.0}
+    pilot = {"kind": "decision", "what": "pilot", "value": choice}
+    recipe = replace(RECIPE, budget=BudgetRules(updates=(1, 100)))
+    log = run("under a budget", log=[pilot], budget=300.0, clock=Clock(1e-9), recipe=recipe).decisions
+    return next(entry["value"] for entry in log if entry["what"] == "updates")
+
+
+def test_a_budget_is_shared_by_the_blocks_of_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, three = (first_updates({**ADAPTIVE, "rounds": rounds}, monkeypatch) for rounds in (1, 3))
+    assert one == pytest.approx(3 * three, abs=3)
+
+
+def test_time_is_held_back_for_a_free_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {"kind": "geometric", "first": 0.1, "growth": 3.0}
+    without, free = (first_updates({**steps, "free_last": last}, monkeypatch) for last in (False, True))
+    assert without > free > 0
 
 
 def test_blocks_alone_have_no_closing() -> None:

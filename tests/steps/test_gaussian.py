@@ -17,8 +17,8 @@ from jkoflow.steps import State
 from jkoflow.steps.gaussian import (
     Whitening,
     best_whitening,
+    take_closed_form,
     take_gaussian,
-    take_whitening,
     whitening_of_all_rows,
 )
 from oracles.blocks import points
@@ -28,7 +28,7 @@ RUNTIME, LEAST = Runtime(0, dtype=torch.float64), 1e-10
 
 
 def whitened(state: State) -> tuple[State, Taken]:
-    return take_whitening(
+    return take_closed_form(
         state, best_whitening(state, RUNTIME, least_variance=LEAST).solution, round_number=-1
     )
 

@@ -121,8 +121,9 @@ def rows_not_inverted(block: Block, judge: Judge) -> int:
     """
     check, part = judge.check, judge.rows.rows(slice(0, judge.check.rows))
     image = block.push(part.x, part.context)
-    ends = Particles(torch.cat([image, check.further_out * image]), _repeated(part.context, 2))
-    if block.free:
+    if not block.free:
+        ends = Particles(torch.cat([image, check.further_out * image]), _repeated(part.context, 2))
+    else:
         times = check.free_rows // len(part)
         noise = judge.draws(times * len(part)).to(image)
         reach = torch.linspace(1, check.free_reach, times).to(image).repeat_interleave(len(part))[:, None]

@@ -2,7 +2,7 @@
 
     step -> a line of steps.jsonl, then a checkpoint;    resumed run -> the journal of before
 
-Source: the file contract of the architecture.
+Source: ours; `jkoflow fit --help` lists the files of a run.
 """
 
 from __future__ import annotations

@@ -198,10 +198,10 @@ class Journal:
         if not self.limited:
             return lambda: False
         end = self.used() + share * self.remaining()
-        return lambda: self.used() > end
+        return lambda: bool(self.world.broadcast(self.used() > end))
 
     def leaves(self, share: float, *, beside: float) -> bool:
-        """Whether more is left than a share of the budget and so many CPU-seconds; True if no limit."""
+        """Whether more CPU-seconds are left than `share` of the budget and `beside`; True if no limit."""
         return self.budget is None or self.remaining() > share * self.budget + beside
 
     def used(self) -> float:

@@ -23,7 +23,7 @@ class UpdateShares:
         journal: Decisions and budget.
         rules: Shares of a budget.
         limit: Updates of a block without a budget.
-        n_steps: Number of the last step, counted over all rounds.
+        last_step: Number of the last step, counted over all rounds.
         seconds: CPU-seconds of one update of the path regression, as measured before the first block.
         batches_per_epoch: Batches in one pass over the training rows.
         reserve: Share of the time left at the start of the round that is held back for what follows the last
@@ -37,7 +37,7 @@ class UpdateShares:
     journal: Journal
     rules: BudgetRules
     limit: int
-    n_steps: int
+    last_step: int
     seconds: float
     batches_per_epoch: float
     reserve: float = 0.0
@@ -76,7 +76,7 @@ class UpdateShares:
         remaining = self.journal.remaining() - self._held_back
         if remaining <= 0:
             return 0
-        used, steps_left = self.journal.used(), max(1, self.n_steps - number + 1)
+        used, steps_left = self.journal.used(), max(1, self.last_step - number + 1)
         if self._before is not None:
             started, trained = self._before
             beside = used - started - trained

@@ -26,6 +26,30 @@ class Solution:
     block: Block | None
     log: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def found(
+        cls,
+        block: Block | None,
+        phase: str,
+        *,
+        warm_start: int = 0,
+        proximal: int = 0,
+        retries: int = 0,
+        **more: Any,
+    ) -> Solution:
+        """A block with what every record of a step has: the phase that found it, and what that took.
+
+        Arguments:
+            block: The block.
+            phase: `"closed_form"`, `"warm_start"`, `"proximal"` or `"end_to_end"`.
+            warm_start: Updates of the regression on the path of the step.
+            proximal: Updates of the descent on the objective.
+            retries: Restarts of both from the best weights so far.
+            more: What else the record tells, as plain values.
+        """
+        updates = {"warm_start": warm_start, "proximal": proximal}
+        return cls(block, {"updates": updates, "finished_on": phase, "retries": retries, **more})
+
 
 @dataclass(frozen=True)
 class Taken:

@@ -12,6 +12,7 @@ without one, those of the recipe, and no clock is read. Source: docs/method.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from jkoflow.errors import InputError
@@ -22,7 +23,7 @@ from jkoflow.methods.pilot import Pilot, timed_pilot
 from jkoflow.methods.rounds import closed_rounds
 from jkoflow.methods.started import affordable_blocks, started_solver
 from jkoflow.steps import State, improves
-from jkoflow.steps.gaussian import best_whitening, take_gaussian, take_whitening, whitening_of_all_rows
+from jkoflow.steps.gaussian import best_whitening, take_closed_form, take_gaussian, whitening_of_all_rows
 from jkoflow.steps.solvers import can_be_started
 
 __all__ = ["automatic"]
@@ -51,7 +52,7 @@ def automatic(state: State, job: Job) -> State:
             state.number + 1,
             -1,
             solve=lambda: gaussian.solution,
-            take=lambda solution: take_whitening(state, solution, round_number=-1),
+            take=lambda solution: take_closed_form(state, solution, round_number=-1),
         )
     if job.settings.max_blocks <= len(start.flow):
         return start
@@ -76,16 +77,18 @@ def _blocks_alone(state: State, choice: Pilot, job: Job) -> State:
         job.journal,
         rules.budget,
         rules.updates.regression_updates(n_rows),
-        state.number + len(schedule.gammas),
+        state.number + schedule.rounds * len(schedule.gammas),
         choice.seconds,
         n_rows / rules.updates.batch(n_rows),
         finish_cost=1 + rules.budget.finish_cost * rules.updates.finish_share,
-        last_checks=rules.budget.last_checks,
+        last_checks=rules.budget.last_checks if math.isinf(schedule.gammas[-1]) else 0,
     )
-    return fold_rounds(state, schedule, job, started_solver(choice, shares, job), keep=improves)
+    keep = improves(rules.keep.standard_errors)
+    return fold_rounds(state, schedule, job, started_solver(choice, shares, job), keep=keep)
 
 
 def _on_objective(state: State, job: Job) -> State:
     """Blocks that no regression can start descend on the objective, and are kept where they lower the NLL."""
     schedule = schedule_of(state, job, room=job.settings.max_blocks)
-    return fold_rounds(state, schedule, job, objective_solver(state, job), keep=improves)
+    keep = improves(job.recipe.keep.standard_errors)
+    return fold_rounds(state, schedule, job, objective_solver(state, job), keep=keep)

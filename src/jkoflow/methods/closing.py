@@ -205,9 +205,7 @@ def closing_by_nothing(state: State, recipe: Recipe) -> Closing:
 
 def solution_of(closing: Closing) -> Solution:
     """The closing as a step that was found."""
-    updates = {"warm_start": 0, "proximal": 0}
-    log = {"updates": updates, "finished_on": "closed_form", "retries": 0, "components": closing.n_components}
-    return Solution(closing.block, log)
+    return Solution.found(closing.block, "closed_form", components=closing.n_components)
 
 
 def _nll(closing: Closing) -> float:

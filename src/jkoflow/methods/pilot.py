@@ -156,6 +156,8 @@ def _pilot_nll(
         late.append(out_of_time())
         return late[-1]
 
-    fold = replace(job.fold(solver), journal=Journal(), keep=improves, ended=ended)
+    fold = replace(
+        job.fold(solver), journal=Journal(), keep=improves(job.recipe.keep.standard_errors), ended=ended
+    )
     after = state if late[0] else proximal_fold(state, gammas, fold)
     return math.inf if any(late) else after.nll

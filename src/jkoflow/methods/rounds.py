@@ -20,7 +20,7 @@ from jkoflow.methods.started import affordable_blocks, started_solver
 from jkoflow.recipe import Search
 from jkoflow.schedule import Schedule
 from jkoflow.steps import Closing, State, is_significant
-from jkoflow.steps.gaussian import take_whitening
+from jkoflow.steps.gaussian import take_closed_form
 from jkoflow.steps.mixture import mixture_of
 
 __all__ = ["closed_rounds"]
@@ -144,7 +144,7 @@ class _Round:
         planned = {"round": self.number, "planned": state.number + 1}
 
         def take(solution: Solution) -> tuple[State, Taken]:
-            return take_whitening(state, solution, round_number=self.number, **planned)
+            return take_closed_form(state, solution, round_number=self.number, **planned)
 
         def solve() -> Solution:
             assert closing is not None

@@ -2,7 +2,7 @@ r"""The model folder: `config.json`, `schema.json`, `model.safetensors`, `README
 
     save(model) -> folder, whole or not at all;    load(folder) -> the same model, bit for bit
 
-Source: the file contract of the architecture.
+Source: ours; `jkoflow fit --help` lists the files of a run.
 """
 
 from __future__ import annotations

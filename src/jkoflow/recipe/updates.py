@@ -41,6 +41,7 @@ class UpdateRules:
         checkpoints: How often the other descents are judged on held-out rows.
         judged_pairs: Most pairs, of one held-out row and time with opposite noises, that a path regression is
             judged on.
+        judged_repeats: Most such pairs of one held-out row.
         objective_solver_steps: Runge-Kutta steps of a block that descends on the objective from the identity.
     """
 
@@ -60,6 +61,7 @@ class UpdateRules:
     finish_checkpoints: int = 5
     checkpoints: int = 20
     judged_pairs: int = 4096
+    judged_repeats: int = 8
     objective_solver_steps: int = 2
 
     def regression_updates(self, n_rows: int) -> int:

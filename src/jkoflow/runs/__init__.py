@@ -2,7 +2,7 @@
 
     RUN/{run.json, environment.json, steps.jsonl, checkpoints/, model/}
 
-Source: the file contract of the architecture.
+Source: ours; `jkoflow fit --help` lists the files of a run.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 `run.json` is written first and holds `status`: running, then finished, interrupted or failed; a run that says
 running while nobody holds its lock was killed, and counts as interrupted. `replacement` tells when a run that
-is being overwritten goes. Source: the file contract of the architecture.
+is being overwritten goes. Source: ours; `jkoflow fit --help`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     SHA-256(file now) = SHA-256(file at the fit), or there is no table
 
-Source: the file contract of the architecture: a run keeps the path and the hash, never the rows.
+Source: ours: a run keeps the path and the hash, never the rows.
 """
 
 from __future__ import annotations

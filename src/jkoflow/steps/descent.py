@@ -189,7 +189,7 @@ def _attempt(
         if update % every and update != settings.updates:
             continue
         current = optimiser.at_average(evaluate)
-        if not (math.isfinite(float(seen)) and math.isfinite(current)):
+        if world.largest(0.0 if math.isfinite(float(seen)) and math.isfinite(current) else 1.0):
             raise _DivergedError(Descent(update, best_update, kept.first, best, 0), good)
         waited += 1
         if current < best:

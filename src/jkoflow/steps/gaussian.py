@@ -25,7 +25,7 @@ from jkoflow.particles import Moments
 from jkoflow.runtime import Runtime
 from jkoflow.steps.state import State, taken_by
 
-__all__ = ["Whitening", "best_whitening", "take_gaussian", "take_whitening", "whitening_of_all_rows"]
+__all__ = ["Whitening", "best_whitening", "take_closed_form", "take_gaussian", "whitening_of_all_rows"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Whitening:
     @property
     def solution(self) -> Solution:
         """The step as something that was found."""
-        return Solution(self.block, _log(covariance=self.covariance))
+        return Solution.found(self.block, "closed_form", covariance=self.covariance)
 
 
 def best_whitening(state: State, runtime: Runtime, *, least_variance: float) -> Whitening:
@@ -63,13 +63,12 @@ def whitening_of_all_rows(
     """Whiten by training and held-out rows together, with the kind of covariance that was chosen before."""
     moments = Moments.of(state.train, state.validation)
     candidates = _whitenings(moments, runtime, least_variance)
-    return Solution(
-        candidates.get(covariance, candidates["shrunk"]),
-        _log(covariance=covariance, fitted_on="training and validation rows"),
-    )
+    used = covariance if covariance in candidates else "shrunk"
+    rows = "training and validation rows"
+    return Solution.found(candidates[used], "closed_form", covariance=used, fitted_on=rows)
 
 
-def take_whitening(
+def take_closed_form(
     state: State, solution: Solution, *, round_number: int, **more: Any
 ) -> tuple[State, Taken]:
     """The state after a step in closed form, which has the next number and empties `State.moved`."""
@@ -87,7 +86,7 @@ def take_gaussian(state: State, solution: Solution, *, before: Whitening) -> tup
     more. For the same reason the record has no gain.
     """
     start = replace(state, nll=before.after.nll, judged=before.after.flow)
-    after, taken = take_whitening(start, solution, round_number=-1)
+    after, taken = take_closed_form(start, solution, round_number=-1)
     after = replace(after, nll=start.nll)
     unknown = dict.fromkeys(("held_out_nll_se_nats", "gain_nats", "gain_se_nats"))
     told = {**unknown, "held_out_nll_nats": start.nll, "planned": after.number}
@@ -106,9 +105,3 @@ def _whitenings(moments: Moments, runtime: Runtime, least_variance: float) -> di
 def _covariances(moments: Moments, least_variance: float) -> Mapping[str, Tensor]:
     floor = least_variance * torch.eye(len(moments.mean), dtype=torch.float64, device=moments.mean.device)
     return {"empirical": moments.covariance, "shrunk": moments.shrunk + floor}
-
-
-def _log(**more: Any) -> dict[str, Any]:
-    """What a record has of a step that no descent found."""
-    updates = {"warm_start": 0, "proximal": 0}
-    return {"updates": updates, "finished_on": "closed_form", "retries": 0, **more}

@@ -66,8 +66,9 @@ def regress(velocity: VelocityField, step: Step, settings: DescentSettings, path
     def loss() -> Tensor:
         return mismatch(*opposite_pairs(step.train.draw(max(1, settings.batch // 2), generator), generator))
 
-    validation, most = step.validation, step.recipe.updates.judged_pairs
-    repeats = max(1, min(8, most // len(validation)))
+    validation, rules = step.validation, step.recipe.updates
+    most = rules.judged_pairs
+    repeats = max(1, min(rules.judged_repeats, most // len(validation)))
     index = torch.arange(len(validation)).repeat(repeats)[:most].to(validation.x.device)
     fixed = opposite_pairs(validation.rows(index), generator)
     return descend(

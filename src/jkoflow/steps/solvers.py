@@ -21,6 +21,7 @@ from jkoflow.blocks.judge import rows_not_inverted, value_after
 from jkoflow.journal import Solution
 from jkoflow.laws import Law
 from jkoflow.recipe import DescentSettings
+from jkoflow.steps.descent import Descent
 from jkoflow.steps.proximal import descend_on_objective
 from jkoflow.steps.regression import OU_PATH, Path, regress
 from jkoflow.steps.step import Step, StepSolver
@@ -62,7 +63,7 @@ class IdentitySolver:
     def __call__(self, step: Step) -> Solution:
         """The untrained block of `step`."""
         block = _new(self.family, step, Start(self.variant))
-        return Solution(block, _log("warm_start"))
+        return Solution.found(block, "warm_start")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class ClosedFormSolver:
     def __call__(self, step: Step) -> Solution:
         """The minimiser; the family must have one."""
         block = self.family.in_closed_form(step.train, step.gamma, step.functional.law)
-        return Solution(block, _log("closed_form"))
+        return Solution.found(block, "closed_form")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class ProximalSolver:
         block = _new(self.family, step, Start(steps=self.steps))
         done = descend_on_objective(block, step, self.descent, self.divergence)
         block = block.mended(step.judge).checked(step.judge)
-        return Solution(block, _log("proximal", proximal=done.updates, retries=done.retries))
+        return Solution.found(block, "proximal", proximal=done.updates, retries=done.retries)
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,9 @@ class RegressionSolver:
 
     def __call__(self, step: Step) -> Solution:
         """The block of `step` on its path, best on held-out rows."""
-        block = _new(self.family, step, Start(self.variant, self.n_rows))
-        assert block.velocity_field is not None
-        started = regress(block.velocity_field, step, self.start, self.path)
-        log = _log("warm_start", warm_start=started.updates, retries=started.retries)
-        return Solution(block, {**log, "best_update": started.best_update})
+        start = Start(self.variant, self.n_rows)
+        block, done = _regressed(self.family, step, start, self.start, self.path)
+        return Solution.found(block, "warm_start", **_told(done))
 
 
 @dataclass(frozen=True)
@@ -151,21 +150,17 @@ class StartedSolver:
 
     def __call__(self, step: Step) -> Solution:
         """Find the block of `step`; the finish is kept only where it lowers the held-out value of G."""
-        found = RegressionSolver(self.family, self.start, self.variant, path=self.path)(step)
-        block = found.block
-        assert block is not None
-        if found.log["best_update"] == 0:  # nothing to learn at this scale: the block is still the identity
-            return Solution(block.checked(step.judge), found.log)
-        block = block.settled(step.judge)
+        start, judge = Start(self.variant), step.judge
+        block, started = _regressed(self.family, step, start, self.start, self.path)
+        if started.best_update == 0:  # nothing to learn at this scale: the block is still the identity
+            return Solution.found(block.checked(judge), "warm_start", **_told(started))
+        block = block.settled(judge)
         if self.finish is None:
-            return Solution(block.checked(step.judge), found.log)
-        finished, log = self._finished(block, step, found.log, self.finish)
-        return Solution(finished.checked(step.judge), log)
+            return Solution.found(block.checked(judge), "warm_start", **_told(started))
+        return self._finished(block, started, step, self.finish)
 
-    def _finished(
-        self, block: Block, step: Step, log: Any, finish: DescentSettings
-    ) -> tuple[Block, dict[str, Any]]:
-        """The block after the finish where held-out rows want it, and the log with what was done."""
+    def _finished(self, block: Block, started: Descent, step: Step, finish: DescentSettings) -> Solution:
+        """The block after the finish where held-out rows want it, else as it was."""
         judge = step.judge
         before, missed = value_after(block, judge), rows_not_inverted(block, judge)
         candidate = copy.deepcopy(block)
@@ -174,20 +169,29 @@ class StartedSolver:
         done = descend_on_objective(candidate, step, fewer, self.divergence)
         after = value_after(candidate, judge)
         kept = after < before and rows_not_inverted(candidate, judge) <= missed
-        return candidate if kept else block, {
-            **log,
-            "updates": {**log["updates"], "proximal": done.updates},
-            "proximal_nll_gain_nats": before - after,
-            "retries": log["retries"] + done.retries,
-            "finished_on": "proximal" if kept else log["finished_on"],
-        }
+        told = {**_told(started), "retries": started.retries + done.retries}
+        return Solution.found(
+            (candidate if kept else block).checked(judge),
+            "proximal" if kept else "warm_start",
+            proximal=done.updates,
+            proximal_nll_gain_nats=before - after,
+            **told,
+        )
+
+
+def _regressed(
+    family: Family, step: Step, start: Start, settings: DescentSettings, path: Path
+) -> tuple[Block, Descent]:
+    """A new block whose velocity is fitted to the path of its step, best on held-out rows."""
+    block = _new(family, step, start)
+    assert block.velocity_field is not None
+    return block, regress(block.velocity_field, step, settings, path)
+
+
+def _told(done: Descent) -> dict[str, Any]:
+    """What the record of a step tells of its path regression."""
+    return {"warm_start": done.updates, "retries": done.retries, "best_update": done.best_update}
 
 
 def _new(family: Family, step: Step, start: Start) -> Block:
     return family.new(step.train, step.gamma, start, generator=step.stream("initial_weights"))
-
-
-def _log(finished_on: str, *, warm_start: int = 0, proximal: int = 0, retries: int = 0) -> dict[str, Any]:
-    """What a record has of every solution: updates by phase, the phase that the block is from, restarts."""
-    updates = {"warm_start": warm_start, "proximal": proximal}
-    return {"updates": updates, "finished_on": finished_on, "retries": retries}

@@ -122,7 +122,7 @@ def initial_state(functional: Functional, train: Particles, validation: Particle
     """The state before the first step: the empty flow."""
     law = functional.law
     log_det = torch.zeros(len(validation), dtype=torch.float64, device=validation.x.device)
-    nll = -float(validation.average(law.log_prob(validation.x.double())))
+    nll = -validation.mean(law.log_prob(validation.x.double()))
     return State(Flow(law), functional, train, validation, log_det, nll)
 
 
@@ -141,7 +141,8 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
     objective = ProximalObjective(state.functional, block.gamma)
     terms = objective.terms_of(Pushed(before, image, log_det), state.functional.init(before))
     distance = before.mean((before.x - image).norm(dim=1))
-    ratio = float(terms.moved) / before.mean(image.double().square().sum(dim=1))
+    moved = before.world.mean(terms.moved)
+    ratio = moved / before.mean(image.double().square().sum(dim=1))
     nll = -before.mean(nats)
     measured = {
         "gamma": None if block.free else block.gamma,
@@ -150,7 +151,7 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
         "held_out_nll_se_nats": before.standard_error(nats),
         "gain_nats": before.mean(gain),
         "gain_se_nats": before.standard_error(gain),
-        "transport": float(terms.moved),
+        "transport": moved,
         "transport_ratio": ratio,
         "mean_distance": distance,
         "step_doubling_error": block.step_doubling_error(some.x, some.context),
@@ -200,9 +201,9 @@ def take(
     return final, Taken(number, round_number, None if kept is None else solution.block, log)
 
 
-def improves(before: State, after: State) -> State | None:
-    """Keep a block where the held-out NLL falls by more than its paired standard error."""
-    return after if after.beats(before, standard_errors=1.0) else None
+def improves(standard_errors: float) -> Keep:
+    """Keeps a block where the held-out NLL falls by more than so many paired standard errors."""
+    return lambda before, after: after if after.beats(before, standard_errors=standard_errors) else None
 
 
 def is_significant(rows: Particles, gain: Tensor, *, standard_errors: float) -> bool:

@@ -33,7 +33,7 @@ class Step:
     """What one step is given.
 
     Arguments:
-        number: n, from 1.
+        number: n, from 1; 0 for what is found outside of the fold.
         gamma: gamma_n; infinite for a free step.
         train: Samples of p_{n-1}.
         validation: Held-out samples of p_{n-1}.

@@ -7,7 +7,6 @@ Source: ours.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,10 +22,9 @@ __all__ = ["checked_trace", "fewest_steps", "invertible", "replace_steps", "unfo
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A block with the value that its step descends and how many rows its inverse misses."""
+    """A block, and how many rows its inverse misses."""
 
     block: NeuralODEBlock
-    value: float
     missed: int
 
 
@@ -39,8 +37,7 @@ def replace_steps(
 
 def invertible(block: NeuralODEBlock, judge: Judge) -> NeuralODEBlock:
     """The block, at more solver steps where its map cannot be inverted."""
-    missed = rows_not_inverted(block, judge)
-    return _doubled(_Candidate(block, value_after(block, judge), missed), judge).block
+    return _doubled(_Candidate(block, rows_not_inverted(block, judge)), judge)
 
 
 def fewest_steps(block: NeuralODEBlock, judge: Judge) -> NeuralODEBlock:
@@ -56,31 +53,32 @@ def fewest_steps(block: NeuralODEBlock, judge: Judge) -> NeuralODEBlock:
         finer_value = value if finer is None else value_after(finer, judge)
         little = max(rules.tolerance_nats, rules.tolerance_share * (before - finer_value))
         if value - finer_value <= little:
-            affordable.append(_Candidate(candidate, value, rows_not_inverted(candidate, judge)))
+            affordable.append(_Candidate(candidate, rows_not_inverted(candidate, judge)))
             if affordable[-1].missed == 0:
                 return affordable[-1].block
         value = finer_value
-    # the finest costs nothing against itself; one whose value is no number is left to the keep rule
-    unknown = _Candidate(candidates[0], value, len(judge.rows))
-    best = min(affordable, key=lambda choice: choice.missed, default=unknown)
-    return _doubled(best, judge).block if math.isfinite(best.value) else best.block
+    # the finest costs nothing against itself, unless its value is no number; then the keep rule drops it
+    if not affordable:
+        return candidates[0]
+    return _doubled(min(affordable, key=lambda choice: choice.missed), judge)
 
 
-def _doubled(chosen: _Candidate, judge: Judge) -> _Candidate:
+def _doubled(chosen: _Candidate, judge: Judge) -> NeuralODEBlock:
     """The block at twice the steps, and so on, until no row is missed; the one that misses fewest."""
     best, block, missed = chosen, chosen.block, chosen.missed
     while missed and block.steps < judge.refinement.most:
         block = replace_steps(block, 2 * block.steps)
         missed = rows_not_inverted(block, judge)
         if missed < best.missed:
-            best = _Candidate(block, best.value, missed)
-    return best
+            best = _Candidate(block, missed)
+    return best.block
 
 
 def unfolded(block: NeuralODEBlock, judge: Judge) -> NeuralODEBlock:
     """The block at the fewest doublings of its solver steps at which it folds at none of the judge's rows."""
+    world, rules = judge.rows.world, judge.refinement
     with torch.no_grad():
-        while rows_folded(block, judge.rows, judge.check) and block.steps < judge.refinement.most:
+        while world.largest(rows_folded(block, judge.rows, judge.check)) > 0 and block.steps < rules.most:
             block = replace_steps(block, 2 * block.steps)
     return block
 
@@ -100,7 +98,7 @@ def checked_trace(block: NeuralODEBlock, judge: Judge) -> NeuralODEBlock:
             determinant = torch.linalg.slogdet(candidate.push_with_jacobian(part.x, part.context)[1])[1]
             trace = candidate.push_with_log_det(part.x, part.context)[1]
             gaps.append((trace - determinant).abs())
-        gap = float(torch.cat(gaps).mean())
+        gap = rows.world.mean(torch.cat(gaps))
         if gap < rules.trace_tolerance_nats:
             break
     return replace_steps(block, candidate.steps, trace_gap_nats=gap)

@@ -21,7 +21,7 @@ _DEQUANTISED = (
     "dequantised {count} of {dim} columns, which are integer, tied or on a grid; "
     "log_prob is that of the dequantised data"
 )
-_PEAKED = "one value is repeated on a fine grid, log_prob is dominated by it"
+_PEAKED = "one value is repeated on a fine grid, so that log_prob is dominated by it"
 
 
 @dataclass(frozen=True)
