@@ -46,7 +46,7 @@ def read_steps(run: Path) -> list[dict[str, Any]]:
         {
             "objective": "jko",
             "gamma": {"kind": "adaptive", "first": 0.2, "stop_ratio": None},
-            "max_blocks": 2,
+            "max_blocks": 1,
         },
         {"objective": "end_to_end", "gamma": 0.5},
     ],
