@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import random
@@ -27,6 +28,12 @@ settings.load_profile("jkoflow")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole commands first: half a minute of them at the end is waited for by one worker alone."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives as long as the session: tests that ask it look at their own."""
+    gc.collect()
+    gc.freeze()
 
 
 def seed_of(node_id: str) -> int:

@@ -31,9 +31,9 @@ PACKAGES = {
 MODULES = ("density", "timed_descent", "trace_integral", "contenders")
 BUDGET = {
     "ours": 2.5,
-    "ours_zuko": 1.0,
-    "ours_log_cosh": 1.0,
-    "ours_flow_matching": 1.0,
+    "ours_zuko": 0.7,
+    "ours_log_cosh": 0.7,
+    "ours_flow_matching": 0.7,
     "published_jko": 1.0,
 }
 SHORTER = {name: {"gamma": 0.5, "max_blocks": 2} for name in ("ours_zuko", "ours_log_cosh")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from pathlib import Path
@@ -146,11 +145,9 @@ def test_rows_on_the_disk_are_fitted_as_rows_in_memory(
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_nothing_is_left_of_the_rows_on_the_disk(
-    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, found = map_everything(monkeypatch, tmp_path), []
-    request.addfinalizer(gc.unfreeze)
-    gc.freeze()  # or each look for mappings would go through every object of the session
 
     def progress(record: dict[str, Any]) -> None:
         found.append((mapped_files(folder), len(list(folder.iterdir()))))

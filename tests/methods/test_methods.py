@@ -37,7 +37,7 @@ FITS: dict[str, dict[str, Any]] = {
     "jko": {
         "objective": "jko",
         "gamma": {"kind": "constant", "value": 0.4, "stop_ratio": None},
-        "max_blocks": 3,
+        "max_blocks": 2,
     },
     "jko with a free last step": {
         "objective": "jko",
@@ -47,8 +47,8 @@ FITS: dict[str, dict[str, Any]] = {
     "jko, re-parametrised": {"objective": "jko", "gamma": ADAPTIVE, "max_blocks": 2},
     "jko of affine blocks": {"objective": "jko", "gamma": 0.4, "max_blocks": 3, "block": "affine"},
     "auto": {"max_blocks": 4},
-    "auto, given steps": {"gamma": GIVEN, "max_blocks": 3},
-    "auto, blocks alone": {"closing": None, "max_blocks": 3},
+    "auto, given steps": {"gamma": GIVEN, "max_blocks": 2},
+    "auto, blocks alone": {"closing": None, "max_blocks": 2},
     "auto of affine blocks": {"gamma": 0.4, "max_blocks": 3, "block": "affine"},
     "jko of splines": {"objective": "jko", "gamma": 0.4, "max_blocks": 2, "block": "zuko"},
     "jko to a log-cosh law": {"objective": "jko", "gamma": 0.4, "max_blocks": 2, "law": "log_cosh"},
