@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import pytest
 import torch
 
 from jkoflow.blocks import AffineBlock
+from jkoflow.errors import NumericalError
 from jkoflow.flow import Flow, log_prob
 from jkoflow.functionals import KL
 from jkoflow.laws import StandardNormal
@@ -79,6 +84,18 @@ def test_finished_flow_is_polished_never_worsened() -> None:
     refined, _ = trained(untrained())
     again, _ = trained(refined, seed=1, updates=10)
     assert held_out(again) <= held_out(refined)
+
+
+def test_a_divergence_names_no_block_where_all_descend_together() -> None:
+    with pytest.raises(NumericalError, match=r"diverged 4 times.*\(step \d+\)") as caught:
+        train_end_to_end(
+            untrained(),
+            replace(STEP, train=TRAIN.at(TRAIN.x * math.inf)),
+            settings=DescentSettings(20, 128, 1e-2),
+            divergence="auto",
+            generator=generator(0),
+        )
+    assert caught.value.block is None
 
 
 def test_same_seed_same_flow() -> None:

@@ -120,7 +120,13 @@ def train_end_to_end(
         return -judged.mean(flow.law.log_prob(latent.double()) + log_det)
 
     done = descend(
-        refined, loss=loss, evaluate=evaluate, settings=settings, block=1, stop=stop, world=step.train.world
+        refined,
+        loss=loss,
+        evaluate=evaluate,
+        settings=settings,
+        block=None,
+        stop=stop,
+        world=step.train.world,
     )
     return Flow(flow.law, _unfolded(refined, step)), done
 

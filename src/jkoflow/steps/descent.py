@@ -128,7 +128,7 @@ def descend(
     loss: Callable[[], Tensor],
     evaluate: Callable[[], float],
     settings: DescentSettings,
-    block: int,
+    block: int | None,
     stop: Callable[[int], bool] = lambda update: False,
     world: World = ALONE,
 ) -> Descent:
@@ -139,7 +139,7 @@ def descend(
         loss: A fresh stochastic loss at the module's current weights.
         evaluate: The held-out value at the module's current weights; smaller is better.
         settings: See `DescentSettings`.
-        block: Number of the block, for messages.
+        block: Number of the block, for messages; None for the blocks of a whole flow.
         stop: Asked at each checkpoint with the number of updates made; True ends the descent.
         world: The processes that descend together; `evaluate` gives the same number in each of them.
 
