@@ -74,7 +74,7 @@ def injected(state: GaussianState, eps: float) -> AffineError:
 def affine(before: GaussianState, after: GaussianState, gamma: float) -> AffineBlock:
     """The optimal map between two Gaussians as a block."""
     step = transport_map(before, after)
-    matrix, offset = torch.tensor(step.matrix), torch.tensor(step.target - step.matrix @ step.source)
+    matrix, offset = torch.tensor(step.matrix), torch.tensor(step.offset)
     return AffineBlock(dim=before.dim, gamma=gamma, matrix=matrix, offset=offset)
 
 

@@ -37,7 +37,7 @@ from published_recipe import (
 from torch import Tensor
 
 from jkoflow.blocks import NeuralODEBlock
-from jkoflow.blocks.log_det import push_with_log_det_by
+from jkoflow.blocks.log_det import push_penalised, push_with_log_det_by
 from jkoflow.blocks.ode.family import NetworkSettings
 from jkoflow.blocks.ode.velocity import MLPVelocity
 from jkoflow.blocks.ode.velocity.perceptron import product
@@ -64,8 +64,6 @@ START_UPDATES = 60
 FLOW_BLOCKS = 10
 SCORED_ENTRIES = 2**14
 """Rows times columns of one measurement of rows per second."""
-DETERMINANT_DIM = 3
-"""Up to so many columns a descent sees the determinant by default."""
 BASELINE = "published recipe"
 NETWORK = NetworkSettings()
 """Our default network for the proximal objective alone."""
@@ -155,6 +153,11 @@ def _update(block: NeuralODEBlock, loss: Callable[[], Tensor]) -> Job:
     return lambda: optimiser.update(loss(), LEARNING_RATE)
 
 
+def descends_on_determinant(dim: int) -> bool:
+    """Whether a descent sees the determinant itself by default, and not one probe of a trace."""
+    return push_with_log_det_by("auto", dim=dim, generator=torch.Generator()) is push_penalised
+
+
 def products(dim: int, n: int, *, stages: int = 1, tangents: int = 0) -> float:
     """Multiplications and additions in the products of an update, forward and backward, of all layers."""
     layers = [dim + 2 * NETWORK.n_frequencies + 2, *[NETWORK.width] * NETWORK.depth, dim]
@@ -191,7 +194,7 @@ def iterations(dim: int, n: int, repeats: int) -> Iterator[dict[str, Any]]:
     )
     operations = {
         alike: products(dim, n, stages=12, tangents=1),
-        by_default: products(dim, n, stages=8, tangents=dim if dim <= DETERMINANT_DIM else 1),
+        by_default: products(dim, n, stages=8, tangents=dim if descends_on_determinant(dim) else 1),
         start: products(dim, n),
         peak: peak_operations,
     }

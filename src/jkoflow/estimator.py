@@ -41,7 +41,8 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         gamma: Step sizes: `"auto"`, a number, or a table such as `{"kind": "geometric", "first": 0.25,
             "growth": 1.4}`; kinds are `constant`, `geometric`, `adaptive`.
         max_blocks: Most blocks.
-        objective: `"auto"`, `"jko"` (every block on the proximal objective alone) or `"end_to_end"`.
+        objective: `"auto"`, `"jko"` (every block on the proximal objective alone), `"end_to_end"` (all blocks
+            at once on the likelihood) or `"flow_matching"` (one block on straight paths).
         closing: `"auto"`: where step sizes are automatic, each round of blocks ends with the map of a
             Gaussian mixture where held-out rows want it; None: blocks alone.
         block: Kind of block: `"neural_ode"`, `"affine"`, or a table with `kind` and that kind's options.
@@ -132,7 +133,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         """
         del y
         settings, table = self._settings(), read_table(X)
-        conditions = None if context is None else read_table(context)
+        conditions = _table_of(context)
         weight = checked_weight(sample_weight, table)
         table, conditions, weight = counted_rows(table, conditions, weight)
         opened = nullcontext() if run is None else RunFolder.open(run, "new")
@@ -169,7 +170,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         """
         check_is_fitted(self)
         seed = _seed(random_state)
-        conditions = None if context is None else read_table(context)
+        conditions = _table_of(context)
         rows, self.inversion_error_ = self.model_.sample(n_samples, seed=seed, context=conditions)
         return self.model_.schema.to_user(rows)
 
@@ -179,7 +180,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         A row of a column that was recorded on a grid is scored at the middle of its cell.
         """
         check_is_fitted(self)
-        return self.model_.log_prob(self._rows(X), None if context is None else read_table(context))
+        return self.model_.log_prob(self._rows(X), _table_of(context))
 
     def log_prob(self, X: Any, *, context: Any = None) -> Reals:
         """The same as `score_samples`."""
@@ -188,13 +189,15 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
     def score(self, X: Any, y: object = None, *, context: Any = None, sample_weight: Any = None) -> float:
         """Mean log-density of a row, by the rows' weights where given, nats, in the units of the data."""
         del y
-        nats = self.score_samples(X, context=context)
-        return float(np.average(nats, weights=checked_weight(sample_weight, read_table(X))))
+        check_is_fitted(self)
+        rows = self._rows(X)
+        nats = self.model_.log_prob(rows, _table_of(context))
+        return float(np.average(nats, weights=checked_weight(sample_weight, rows)))
 
     def transform(self, X: Any, *, context: Any = None) -> Reals:
         """Latent rows `(n_samples, n_features)`: independent standard normals where the model is right."""
         check_is_fitted(self)
-        return self.model_.transform(self._rows(X), None if context is None else read_table(context))
+        return self.model_.transform(self._rows(X), _table_of(context))
 
     def inverse_transform(self, X: Any, *, context: Any = None) -> Reals | pd.DataFrame:
         """Rows in data units of latent rows `(n_samples, n_features)`."""
@@ -202,7 +205,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         latent = read_table(np.asarray(X))
         if latent.dim != self.n_features_in_:
             raise InputError(f"latent rows: expected {self.n_features_in_} columns, got {latent.dim}")
-        rows = self.model_.inverse_transform(latent.values, None if context is None else read_table(context))
+        rows = self.model_.inverse_transform(latent.values, _table_of(context))
         return self.model_.schema.to_user(rows)
 
     def certify(self, X: Any = None, *, context: Any = None, sample_weight: Any = None) -> Certificates:
@@ -227,7 +230,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         seen: Hashes | None = getattr(self, "_seen", None)
         held_out: tuple[Table, Table | None, Weights | None] | None = getattr(self, "_holdout", None)
         if X is not None:
-            table, given = self._rows(X), None if context is None else read_table(context)
+            table, given = self._rows(X), _table_of(context)
             rows = counted_rows(table, given, checked_weight(sample_weight, table))
             evidence = evidence_from(self.model_, *rows, stream="certify", seen=seen)
         elif held_out is not None:
@@ -290,6 +293,10 @@ def progress_line(record: dict[str, Any]) -> str:
         f"  -log det {record['neg_log_det_nats']:.3f}  transport {record['transport_nats']:.3f}"
         f"  held-out NLL {record['held_out_nll_data_nats']:.4f} nats{kept}"
     )
+
+
+def _table_of(context: Any) -> Table | None:
+    return None if context is None else read_table(context)
 
 
 def _seed(random_state: Any, *, most: int = 2**31 - 1) -> int:

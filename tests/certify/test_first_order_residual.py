@@ -52,7 +52,7 @@ def stepped(
 
 def affine(before: GaussianState, after: GaussianState, gamma: float) -> AffineBlock:
     step = transport_map(before, after)
-    matrix, offset = torch.tensor(step.matrix), torch.tensor(step.target - step.matrix @ step.source)
+    matrix, offset = torch.tensor(step.matrix), torch.tensor(step.offset)
     return AffineBlock(dim=before.dim, gamma=gamma, matrix=matrix, offset=offset)
 
 

@@ -50,13 +50,12 @@ def gaussian_flow(dim: int, gammas: Sequence[float], *, eps: float = 0.0, mean: 
         exact = eps == 0 or np.isinf(gamma)
         states.append(jko_step(states[-1], gamma, potential, error=None if exact else error))
         transport = transport_map(states[-2], states[-1])
-        offset = transport.target - transport.matrix @ transport.source
         blocks.append(
             AffineBlock(
                 dim=dim,
                 gamma=gamma,
                 matrix=torch.as_tensor(transport.matrix),
-                offset=torch.as_tensor(offset),
+                offset=torch.as_tensor(transport.offset),
             )
         )
         steps.append(StepError(gamma, 0.0 if exact else eps))

@@ -123,7 +123,6 @@ class AffineFamily(Family):
         before = GaussianState(moments.mean.cpu().numpy(), moments.covariance.cpu().numpy())
         after = jko_step(before, gamma, Quadratic(precision, centre))
         transport = transport_map(before, after)
-        offset = transport.target - transport.matrix @ transport.source
         like = rows.rows(slice(0, 0)).x
-        matrix, shift = torch.as_tensor(transport.matrix).to(like), torch.as_tensor(offset).to(like)
+        matrix, shift = torch.as_tensor(transport.matrix).to(like), torch.as_tensor(transport.offset).to(like)
         return AffineBlock(dim=rows.dim, gamma=gamma, matrix=matrix, offset=shift)

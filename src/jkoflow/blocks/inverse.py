@@ -6,8 +6,8 @@ Newton's method takes the rows that Broyden's leaves above the tolerance. With B
 is nearly the identity, which is the Jacobian that Broyden's method starts from. A row that misses the
 tolerance is returned with its error, the smallest that was reached. Rows that are done stay in their group
 and are masked: what a product of matrices rounds to depends on its size, and a row's numbers must not depend
-on other rows. Source: Kelley (1995), "Iterative Methods for
-Linear and Nonlinear Equations", section 7.3, for the form that keeps nothing but steps.
+on other rows. Source: Kelley (1995), "Iterative Methods for Linear and Nonlinear Equations", section 7.3, for
+the form that keeps nothing but steps.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     fails        it is on the wrong side, interval included
     undecided    the interval straddles the bound, or what the claim rests on is not given
 
-Source: the certificate contract of the architecture.
+Source: ours; docs/theory.md, "Certificates".
 """
 
 from __future__ import annotations

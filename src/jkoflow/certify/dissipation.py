@@ -42,9 +42,6 @@ _NODES = 8
 _ROWS = 4000
 """At most so many held-out rows are pushed and diffused, drawn at random."""
 
-_WAVES_DIM = 128
-"""With more columns than this the vector fields are affine, since that alone has d (d + 1) coefficients."""
-
 _DISSIPATED = "KL(p_0‖q_0) by the dissipation identity is about this"
 _FISHER = "KL(p_0‖q_0) is at most half the Fisher information of the pushed rows"
 _SOURCE = "de Bruijn's identity, a-posteriori"
@@ -55,13 +52,9 @@ _RICH = "the vector fields are rich enough to see all of ∇V + ∇log rho"
 def claims(evidence: Evidence) -> list[Claim]:
     """The KL by the dissipation identity, and Fisher's bound on it; both are told beside the bracket."""
     rows, base = evidence.unweighted, evidence.flow.law
-    if rows is None or len(rows) < FieldSearch().least_rows:
-        count = 0 if rows is None else len(rows)
-        return [
-            _undecided(
-                f"{count} held-out rows, of {FieldSearch().least_rows} that are needed", GIVE_ROWS, count
-            )
-        ]
+    least, count = FieldSearch().least_rows, 0 if rows is None else len(rows)
+    if rows is None or count < least:
+        return [_undecided(f"{count} held-out rows, of {least} that are needed", GIVE_ROWS, count)]
     if not isinstance(base, StandardNormal):
         why = f"the base law is {type(base).__name__}, whose diffusion has no closed form"
         return [_undecided(why, "see the bracket of the KL", len(rows))]
@@ -111,7 +104,7 @@ def _diffused(z: Tensor, noise: Tensor, time: float) -> Tensor:
 def _information(evidence: Evidence, x: Tensor, context: Tensor | None, number: int) -> Norm:
     """I of the law of x, shape `(n, d)`: the residual of a free step that ends there."""
     pairs = StepPairs(x, x, math.inf, evidence.flow.law, context)
-    search = FieldSearch() if x.shape[1] <= _WAVES_DIM else FieldSearch(scales=())
+    search = FieldSearch.among(x.shape[1])
     return variational_norm(pairs, generator=evidence.stream(f"dissipation {number}"), search=search)
 
 

@@ -2,7 +2,7 @@
 
     certify(model, rows) = certify(model, rows) again: every draw comes from the seed by name
 
-The law that the rows come from is never part of it. Source: rule 1 of the architecture: readers come last.
+The law that the rows come from is never part of it. Source: ours.
 """
 
 from __future__ import annotations

@@ -78,9 +78,6 @@ _KERNEL_HIGHEST_FLOOR = 1.0
 """Where it reads more than this at a true minimiser, in units of eps, it is not told; for small steps its
 floor grows as 1/gamma."""
 
-_WAVES_DIM = 128
-"""With more columns than this phi is affine, since that alone has d (d + 1) coefficients."""
-
 _SMALL = 0.25
 """The distance to the optimal map counts as small where it is at most this share of eps."""
 
@@ -156,7 +153,7 @@ def _residual(
 ) -> BlockResidual:
     pairs = StepPairs.of(block, before, evidence.flow.law)
     source = evidence.stream(f"first-order residual {number}")
-    search = FieldSearch() if before.dim <= _WAVES_DIM else FieldSearch(scales=())
+    search = FieldSearch.among(before.dim)
     from_below = variational_norm(pairs, generator=source, search=search)
     own = norm_of(own_residual(pairs.rows(slice(0, len(score))), score))
     looked_at = before.rows(slice(0, _count(before.dim, _DERIVATIVE_ENTRIES, _DERIVATIVE_ROWS)))

@@ -3,7 +3,7 @@ r"""The rows that a certificate is made from: encoded as the fit encoded its own
     held out = smooth(dequantise(rows)),    repeats = #{i: hash(context_i, row_i) is one of the fit's hashes}
 
 Rows are compared by 64 bits each, so that the fit's need not be kept: a million rows against a million find
-a false repeat with a chance of 10^12 / 2^64 = 5e-8. Source: rule 1 of the architecture: readers come last.
+a false repeat with a chance of 10^12 / 2^64 = 5e-8. Source: ours.
 """
 
 from __future__ import annotations

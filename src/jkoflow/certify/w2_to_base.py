@@ -131,7 +131,7 @@ def _dual(x: Array, z: Array) -> _Dual:
     of_rows, of_draws = [], []
     for (x_fit, z_fit), (x_new, z_new) in ((halves[0], halves[1]), (halves[1], halves[0])):
         transport = _moment_map(x_fit, z_fit)
-        b = transport.target - transport.matrix @ transport.source
+        b = transport.offset
         of_rows.append((x_new**2).sum(1) - ((x_new @ transport.matrix + 2 * b) * x_new).sum(1))
         solved = np.linalg.solve(transport.matrix, (z_new - b).T).T
         of_draws.append((z_new**2).sum(1) - (solved * (z_new - b)).sum(1))

@@ -3,7 +3,7 @@
     jkoflow VERB ...  ->  exit status: 0 done, 1 a claim fails, 2 usage or input, 3 numerical, 4 run folder,
                           130 interrupted
 
-Source: the shell contract of the architecture.
+Source: ours; `jkoflow --help`.
 """
 
 from __future__ import annotations

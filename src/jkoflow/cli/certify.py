@@ -2,7 +2,7 @@
 
     lower <= KL(data‖model) <= upper,    and claims that hold, fail, or are undecided
 
-Source: the certificate contract of the architecture.
+Source: ours; docs/theory.md, "Certificates".
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     4 run folder or disk      130 interrupted
     70 a fault of jkoflow itself (EX_SOFTWARE of BSD's sysexits.h)
 
-Source: the shell contract of the architecture.
+Source: ours; `jkoflow --help`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     fit(table, seed) = fit(table, seed) interrupted and resumed, bit for bit on the same machine
 
-Source: the shell contract of the architecture.
+Source: ours; `jkoflow --help`.
 """
 
 from __future__ import annotations

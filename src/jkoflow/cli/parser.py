@@ -2,7 +2,7 @@
 
     jkoflow VERB ARGUMENTS [--debug]
 
-Source: the shell contract of the architecture; an option that is not built is not listed.
+Source: ours; an option that is not built is not listed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     0 done      1 a claim fails      70 a fault of jkoflow      130 interrupted      2, 3, 4: `jkoflow.errors`
 
-Source: the shell contract of the architecture; 70 is EX_SOFTWARE of BSD's sysexits.h, 130 is 128 + SIGINT.
+Source: ours; 70 is EX_SOFTWARE of BSD's sysexits.h, 130 is 128 + SIGINT.
 """
 
 from __future__ import annotations

@@ -213,6 +213,11 @@ class AffineMap:
         return np.asarray(self.target + (np.asarray(x, dtype=np.float64) - self.source) @ self.matrix.T)
 
     @property
+    def offset(self) -> Array:
+        """T(0) = target - M source, shape `(d,)`."""
+        return np.asarray(self.target - self.matrix @ self.source)
+
+    @property
     def log_det(self) -> float:
         """log|det ∇T| in nats, the same at every x."""
         return float(np.linalg.slogdet(self.matrix)[1])

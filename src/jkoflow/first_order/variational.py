@@ -52,6 +52,14 @@ class FieldSearch:
     spread_floor: float = 1e-6
     least_rows: int = 100
 
+    @classmethod
+    def among(cls, columns: int, *, waves_columns: int = 128) -> FieldSearch:
+        """The search for rows of so many columns; of more than `waves_columns` phi is affine.
+
+        An affine phi alone has d (d + 1) coefficients.
+        """
+        return cls() if columns <= waves_columns else cls(scales=())
+
 
 @dataclass(frozen=True)
 class _Features:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from jkoflow.blocks import Block
@@ -32,9 +33,8 @@ class Solution:
         block: Block | None,
         phase: str,
         *,
-        warm_start: int = 0,
-        proximal: int = 0,
         retries: int = 0,
+        updates: Mapping[str, int] = MappingProxyType({}),
         **more: Any,
     ) -> Solution:
         """A block with what every record of a step has: the phase that found it, and what that took.
@@ -42,13 +42,13 @@ class Solution:
         Arguments:
             block: The block.
             phase: `"closed_form"`, `"warm_start"`, `"proximal"` or `"end_to_end"`.
-            warm_start: Updates of the regression on the path of the step.
-            proximal: Updates of the descent on the objective.
-            retries: Restarts of both from the best weights so far.
+            retries: Restarts of its descents from the best weights so far.
+            updates: Updates by phase; 0 for the path regression, `"warm_start"`, and the descent on the
+                objective, `"proximal"`, where they are not named.
             more: What else the record tells, as plain values.
         """
-        updates = {"warm_start": warm_start, "proximal": proximal}
-        return cls(block, {"updates": updates, "finished_on": phase, "retries": retries, **more})
+        by_phase = {"warm_start": 0, "proximal": 0, **updates}
+        return cls(block, {"updates": by_phase, "finished_on": phase, "retries": retries, **more})
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ import math
 from dataclasses import replace
 
 from jkoflow.errors import InputError
-from jkoflow.journal import UpdateShares
 from jkoflow.methods.base import Job, schedule_of
 from jkoflow.methods.jko import fold_rounds, objective_solver
 from jkoflow.methods.pilot import Pilot, timed_pilot
 from jkoflow.methods.rounds import closed_rounds
-from jkoflow.methods.started import affordable_blocks, started_solver
+from jkoflow.methods.started import affordable_blocks, shares_of, started_solver
 from jkoflow.steps import State, improves
 from jkoflow.steps.gaussian import best_whitening, take_closed_form, take_gaussian, whitening_of_all_rows
 from jkoflow.steps.solvers import can_be_started
@@ -70,16 +69,14 @@ def automatic(state: State, job: Job) -> State:
 
 def _blocks_alone(state: State, choice: Pilot, job: Job) -> State:
     """Blocks that start on the path of their step, kept where they lower the held-out NLL."""
-    rules, n_rows = job.recipe, len(state.train)
+    rules = job.recipe
     room = affordable_blocks(job.settings.max_blocks - len(state.flow), state, choice, job)
     schedule = schedule_of(state, job, room=room)
-    shares = UpdateShares(
-        job.journal,
-        rules.budget,
-        rules.updates.regression_updates(n_rows),
-        state.number + schedule.rounds * len(schedule.gammas),
-        choice.seconds,
-        n_rows / rules.updates.batch(n_rows),
+    shares = shares_of(
+        state,
+        choice,
+        job,
+        last_step=state.number + schedule.rounds * len(schedule.gammas),
         finish_cost=1 + rules.budget.finish_cost * rules.updates.finish_share,
         last_checks=rules.budget.last_checks if math.isinf(schedule.gammas[-1]) else 0,
     )

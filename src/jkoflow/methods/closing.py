@@ -15,7 +15,7 @@ estimators via stacking", Machine Learning 36, at equal weights.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -158,10 +158,8 @@ class ClosingSearch:
     @cached_property
     def _part(self) -> State:
         """The state with the rows alone that the search looks at."""
-        validation = self.recipe.keep.judged(self.state.validation)
         train = self.state.train.rows(slice(0, self.search.rows))
-        log_det = self.state.log_det[: len(validation)]
-        return replace(self.state, train=train, validation=validation, log_det=log_det)
+        return self.state.seen_on(self.recipe.keep.judged(self.state.validation), train)
 
     def _mixture(
         self, number: int, stream: str, *indices: int, responsibilities: Tensor | None = None
@@ -198,9 +196,8 @@ class ClosingSearch:
 
 def closing_by_nothing(state: State, recipe: Recipe) -> Closing:
     """The closing that adds no step, K = 0, judged on the held-out rows that decisions look at."""
-    validation = recipe.keep.judged(state.validation)
-    part = replace(state, validation=validation, log_det=state.log_det[: len(validation)])
-    return Closing.judged(None, 0, part.held_out_log_prob, validation)
+    part = state.seen_on(recipe.keep.judged(state.validation))
+    return Closing.judged(None, 0, part.held_out_log_prob, part.validation)
 
 
 def solution_of(closing: Closing) -> Solution:

@@ -18,7 +18,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,14 +39,14 @@ def end_to_end(state: State, job: Job) -> State:
     gammas = schedule_of(state, job, room=job.settings.max_blocks).gammas
 
     @cache
-    def trained() -> tuple[list[Block], dict[str, Any]]:
+    def trained() -> tuple[list[Block], Descent]:
         flow, done = _trained(state, gammas, job)
-        updates = {"warm_start": 0, "proximal": 0, "end_to_end": done.updates}
-        return list(flow), {"updates": updates, "finished_on": "end_to_end", "retries": done.retries}
+        return list(flow), done
 
     def solve(number: int) -> Solution:
-        blocks, log = trained()
-        return Solution(blocks[number - 1], log)
+        blocks, done = trained()
+        updates = {"end_to_end": done.updates}
+        return Solution.found(blocks[number - 1], "end_to_end", updates=updates, retries=done.retries)
 
     after = state
     for number in range(1, len(gammas) + 1):

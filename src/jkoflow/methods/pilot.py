@@ -130,12 +130,7 @@ def _part_of(state: State, job: Job) -> State:
     """The state with the rows alone that pilot fits look at."""
     rules = job.recipe.pilot
     judged = job.recipe.keep.judged(state.validation).rows(slice(0, rules.judged_rows))
-    return replace(
-        state,
-        train=state.train.rows(slice(0, rules.rows)),
-        validation=judged,
-        log_det=state.log_det[: len(judged)],
-    )
+    return state.seen_on(judged, state.train.rows(slice(0, rules.rows)))
 
 
 def _pilot_nll(

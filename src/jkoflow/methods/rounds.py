@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jkoflow.fold import proximal_fold
-from jkoflow.journal import Solution, Taken, UpdateShares
+from jkoflow.journal import Solution, Taken
 from jkoflow.methods.base import Job, schedule_of
 from jkoflow.methods.closing import ClosingSearch, closing_by_nothing, solution_of
 from jkoflow.methods.pilot import Pilot
-from jkoflow.methods.started import affordable_blocks, started_solver
+from jkoflow.methods.started import affordable_blocks, shares_of, started_solver
 from jkoflow.recipe import Search
 from jkoflow.schedule import Schedule
 from jkoflow.steps import Closing, State, is_significant
@@ -68,7 +68,15 @@ class _Round:
     def run(self, state: State) -> tuple[State, bool]:
         """The state after the round, and whether it ended with a closing."""
         schedule, last = self._schedule(state)
-        shares, planned = self._shares(state, last), state.number + len(schedule.gammas)
+        rules, planned = self.job.recipe.budget, state.number + len(schedule.gammas)
+        shares = shares_of(
+            state,
+            self.choice,
+            self.job,
+            last_step=last,
+            reserve=rules.reserve,
+            first_share=rules.first_share,
+        )
         quick, seconds = self._quick_search(state)
         state = replace(state, closing=self._search(state, quick).best())
 
@@ -104,19 +112,6 @@ class _Round:
         if len(schedule.gammas) > room:
             schedule = replace(schedule, gammas=schedule.gammas[:-1])
         return schedule, last
-
-    def _shares(self, state: State, last: int) -> UpdateShares:
-        rules, n_rows = self.job.recipe, len(state.train)
-        return UpdateShares(
-            self.job.journal,
-            rules.budget,
-            rules.updates.regression_updates(n_rows),
-            last,
-            self.choice.seconds,
-            n_rows / rules.updates.batch(n_rows),
-            reserve=rules.budget.reserve,
-            first_share=rules.budget.first_share,
-        )
 
     def _kept(self, before: State, after: State, quick: Search) -> State | None:
         """Keep a block where the flow closed after it beats the one closed before it, by more than chance."""

@@ -7,13 +7,15 @@ Source: ours, docs/method.md.
 
 from __future__ import annotations
 
+from typing import Any
+
 from jkoflow.journal import UpdateShares
 from jkoflow.methods.base import Job
 from jkoflow.methods.pilot import Pilot
 from jkoflow.steps import State, Step, StepSolver
 from jkoflow.steps.solvers import DispatchedSolver, IdentitySolver, StartedSolver
 
-__all__ = ["affordable_blocks", "started_solver"]
+__all__ = ["affordable_blocks", "shares_of", "started_solver"]
 
 
 def affordable_blocks(most: int, state: State, choice: Pilot, job: Job, *, round_number: int = 0) -> int:
@@ -36,6 +38,21 @@ def affordable_blocks(most: int, state: State, choice: Pilot, job: Job, *, round
             "blocks", lambda: job.journal.how_many(seconds, (fewest, most)), round=round_number
         )
     )
+
+
+def shares_of(state: State, choice: Pilot, job: Job, *, last_step: int, **more: Any) -> UpdateShares:
+    """How a budget is divided among started blocks.
+
+    Arguments:
+        state: Before the first of them.
+        choice: What the pilot fits chose and measured.
+        job: The fit.
+        last_step: Number of the last of them.
+        more: What else `UpdateShares` takes.
+    """
+    rules, n_rows = job.recipe, len(state.train)
+    limit, per_epoch = rules.updates.regression_updates(n_rows), n_rows / rules.updates.batch(n_rows)
+    return UpdateShares(job.journal, rules.budget, limit, last_step, choice.seconds, per_epoch, **more)
 
 
 def started_solver(choice: Pilot, shares: UpdateShares, job: Job) -> StepSolver:

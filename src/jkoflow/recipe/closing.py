@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ClosingRules", "Search"]
+__all__ = ["ClosingRules", "Search", "n_statistics"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ClosingRules:
         (many, few), (fewest, most) = self.quick_rows, self.quick_components
         rows = many if many * fewest * self._cost(columns) <= self.quick_products else few
         if budget is not None:
-            a_second = max(self.rows_per_second, self.statistics_per_second / _statistics(columns))
+            a_second = max(self.rows_per_second, self.statistics_per_second / n_statistics(columns))
             rows = min(rows, max(self.least_rows, int(a_second * budget)))
         times = self._times(budget)
         components, rows = self._doubled(
@@ -143,7 +143,7 @@ class ClosingRules:
         while 2 * fewest <= most:
             more = min(max(seen, 2 * fewest * self.rows_per_component[0]), max(rows))
             looked_at = min(more, rows[1])
-            told_apart = 2 * fewest * _statistics(columns) <= self.numbers_per_row * looked_at
+            told_apart = 2 * fewest * n_statistics(columns) <= self.numbers_per_row * looked_at
             if not told_apart or 2 * fewest * looked_at * self._cost(columns) > products:
                 break
             fewest, seen = 2 * fewest, more
@@ -151,8 +151,9 @@ class ClosingRules:
 
     def _cost(self, columns: int) -> int:
         """Products for each row and component in an iteration."""
-        return _statistics(columns) + self.exponentials
+        return n_statistics(columns) + self.exponentials
 
 
-def _statistics(columns: int) -> int:
+def n_statistics(columns: int) -> int:
+    """Sufficient statistics of a Gaussian component: 1, x_i and x_i x_j for i <= j."""
     return 1 + columns + columns * (columns + 1) // 2

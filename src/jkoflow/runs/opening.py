@@ -2,7 +2,7 @@
 
     new: empty     resume: empty or a run     overwrite: empty or a run, however damaged     read: a run
 
-Empty is a folder without visible entries. Source: the shell contract of the architecture.
+Empty is a folder without visible entries. Source: ours; `jkoflow --help`.
 """
 
 from __future__ import annotations

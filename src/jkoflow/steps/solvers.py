@@ -99,7 +99,7 @@ class ProximalSolver:
         block = _new(self.family, step, Start(steps=self.steps))
         done = descend_on_objective(block, step, self.descent, self.divergence)
         block = block.mended(step.judge).checked(step.judge)
-        return Solution.found(block, "proximal", proximal=done.updates, retries=done.retries)
+        return Solution.found(block, "proximal", updates={"proximal": done.updates}, retries=done.retries)
 
 
 @dataclass(frozen=True)
@@ -169,13 +169,13 @@ class StartedSolver:
         done = descend_on_objective(candidate, step, fewer, self.divergence)
         after = value_after(candidate, judge)
         kept = after < before and rows_not_inverted(candidate, judge) <= missed
-        told = {**_told(started), "retries": started.retries + done.retries}
         return Solution.found(
             (candidate if kept else block).checked(judge),
             "proximal" if kept else "warm_start",
-            proximal=done.updates,
+            updates={"warm_start": started.updates, "proximal": done.updates},
+            retries=started.retries + done.retries,
+            best_update=started.best_update,
             proximal_nll_gain_nats=before - after,
-            **told,
         )
 
 
@@ -189,8 +189,9 @@ def _regressed(
 
 
 def _told(done: Descent) -> dict[str, Any]:
-    """What the record of a step tells of its path regression."""
-    return {"warm_start": done.updates, "retries": done.retries, "best_update": done.best_update}
+    """What the record of a step tells of a path regression that nothing follows."""
+    updates = {"warm_start": done.updates}
+    return {"updates": updates, "retries": done.retries, "best_update": done.best_update}
 
 
 def _new(family: Family, step: Step, start: Start) -> Block:

@@ -108,6 +108,12 @@ class State:
         """log q_0 of the held-out rows under the flow so far, shape `(n_validation,)`, nats, float64."""
         return self.log_det + self.flow.law.log_prob(self.validation.x.double())
 
+    def seen_on(self, validation: Particles, train: Particles | None = None) -> State:
+        """The state with its first held-out rows alone and, where given, other training rows."""
+        log_det = self.log_det[: len(validation)]
+        train = self.train if train is None else train
+        return replace(self, train=train, validation=validation, log_det=log_det)
+
     def beats(self, other: State, *, standard_errors: float) -> bool:
         """Whether held-out rows have a larger log-density than under another flow, by more than chance."""
         gain = self.held_out_log_prob - other.held_out_log_prob

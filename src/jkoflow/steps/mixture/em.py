@@ -22,6 +22,7 @@ from torch import Tensor
 
 from jkoflow.blocks.mixture_quantile import least_log
 from jkoflow.laws import GaussianMixture
+from jkoflow.recipe.closing import n_statistics
 from jkoflow.storage.chunks import CARRIED_ROWS, EM_CHUNK_NUMBERS, EM_KEPT_NUMBERS
 from jkoflow.world import ALONE, World
 
@@ -94,9 +95,9 @@ def maximise_likelihood(
     Raises:
         ValueError: A covariance is not positive definite.
     """
-    chunk = max(1, chunk_numbers // max(responsibilities.shape[1], _n_statistics(x.shape[1])))
+    chunk = max(1, chunk_numbers // max(responsibilities.shape[1], n_statistics(x.shape[1])))
     p, rows, before = x.shape[1], _Rows(x, weight, chunk, kept_numbers), -math.inf
-    sums = x.new_zeros(_n_statistics(p), responsibilities.shape[1])
+    sums = x.new_zeros(n_statistics(p), responsibilities.shape[1])
     for (statistics, counts), given in zip(rows, torch.split(responsibilities, chunk), strict=False):
         share = given.to(x) if counts is None else given.to(x) * counts[: len(given), None]
         sums += statistics[:, : len(given)] @ share
@@ -122,7 +123,7 @@ class _Rows:
         self._parts = torch.split(x, chunk)
         counts = [None] * len(self._parts) if weight is None else torch.split(weight.to(x), chunk)
         self._counts: list[Tensor | None] = list(counts)
-        kept = len(x) * _n_statistics(x.shape[1]) <= kept_numbers
+        kept = len(x) * n_statistics(x.shape[1]) <= kept_numbers
         self._kept = [_statistics(part) for part in self._parts] if kept else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -161,10 +162,6 @@ def _of_sums(sums: Tensor, p: int, rules: EMRules) -> _Moments:
     covariances -= means[:, :, None] * means[:, None, :]
     covariances.diagonal(dim1=1, dim2=2).add_(rules.floor)
     return _Moments(size / size.sum(), means, covariances)
-
-
-def _n_statistics(p: int) -> int:
-    return 1 + p + p * (p + 1) // 2
 
 
 def _statistics(x: Tensor) -> Tensor:
