@@ -23,7 +23,18 @@ from scipy import stats
 
 from jkoflow.laws import Checkerboard, GaussianMixture, Law, Rings
 
-__all__ = ["FAMILIES", "Problem", "draw_problem"]
+__all__ = [
+    "FAMILIES",
+    "Draw",
+    "Families",
+    "Kinds",
+    "Problem",
+    "draw_problem",
+    "mixture_problem",
+    "product_problem",
+    "rotation",
+    "student_problem",
+]
 
 Reals = npt.NDArray[np.float64]
 _PEN_POINTS = 400
@@ -37,23 +48,27 @@ class Problem:
         kind: Its name within the family.
         dim: d.
         sample: `(n, seed)` to rows `(n, d)`.
-        log_prob: Rows to nats, shape `(n,)`.
+        log_prob: Rows to nats, shape `(n,)`; of a law on a grid the log-mass of the row.
+        tail_index: Moments of this order and above are infinite.
+        grid_step: Step of the grid that every column lies on; 0 for a law with a density.
     """
 
     kind: str
     dim: int
     sample: Callable[[int, int], Reals]
     log_prob: Callable[[Reals], Reals]
+    tail_index: float = math.inf
+    grid_step: float = 0.0
 
 
-def draw_problem(family: str, rng: np.random.Generator, *, published: bool) -> Problem:
+def draw_problem(family: Kinds, rng: np.random.Generator, *, published: bool) -> Problem:
     """A random law of the family; `published` adds the kinds that are kept for the published table."""
-    seen, unseen = FAMILIES[family]
+    seen, unseen = family
     kinds = [*seen, *(unseen if published else ())]
     return kinds[int(rng.integers(len(kinds)))](rng)
 
 
-def _of_law(kind: str, law: Law, turn: Reals | None = None) -> Problem:
+def mixture_problem(kind: str, law: Law, turn: Reals | None = None) -> Problem:
     """A law of the library, seen after the linear map `turn`."""
     matrix = np.eye(law.dim) if turn is None else turn
     log_det = float(np.linalg.slogdet(matrix)[1])
@@ -69,7 +84,8 @@ def _of_law(kind: str, law: Law, turn: Reals | None = None) -> Problem:
     return Problem(kind, law.dim, sample, log_prob)
 
 
-def _rotation(dim: int, rng: np.random.Generator) -> Reals:
+def rotation(dim: int, rng: np.random.Generator) -> Reals:
+    """A random orthogonal matrix, shape `(dim, dim)`."""
     return np.asarray(np.linalg.qr(rng.normal(size=(dim, dim)))[0])
 
 
@@ -79,18 +95,18 @@ def _rotation(dim: int, rng: np.random.Generator) -> Reals:
 def _rings(rng: np.random.Generator) -> Problem:
     count = int(rng.integers(1, 5))
     radii = np.cumsum(rng.uniform(0.5, 1.2, count))
-    return _of_law("rings", Rings(tuple(float(r) for r in radii), float(rng.uniform(0.04, 0.15))))
+    return mixture_problem("rings", Rings(tuple(float(r) for r in radii), float(rng.uniform(0.04, 0.15))))
 
 
 def _checkerboard(rng: np.random.Generator) -> Problem:
-    turn = _rotation(2, rng) @ np.diag(rng.uniform(0.6, 1.5, 2))
-    return _of_law("checkerboard", Checkerboard(), turn)
+    turn = rotation(2, rng) @ np.diag(rng.uniform(0.6, 1.5, 2))
+    return mixture_problem("checkerboard", Checkerboard(), turn)
 
 
 def _pen(kind: str, curve: Reals, rng: np.random.Generator) -> Problem:
     points = torch.as_tensor(curve)
     stds = torch.full((len(points),), float(rng.uniform(0.03, 0.1)), dtype=torch.float64)
-    return _of_law(kind, GaussianMixture(torch.ones(len(points)), points, stds=stds))
+    return mixture_problem(kind, GaussianMixture(torch.ones(len(points)), points, stds=stds))
 
 
 def _rose(rng: np.random.Generator) -> Problem:
@@ -117,7 +133,7 @@ def _lattice(rng: np.random.Generator) -> Problem:
     means = torch.as_tensor(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2))
     stds = torch.full((len(means),), float(rng.uniform(0.05, 0.2)), dtype=torch.float64)
     weights = torch.as_tensor(rng.uniform(0.3, 1, len(means)))
-    return _of_law("lattice", GaussianMixture(weights, means, stds=stds), _rotation(2, rng))
+    return mixture_problem("lattice", GaussianMixture(weights, means, stds=stds), rotation(2, rng))
 
 
 # ── mixtures ──
@@ -126,10 +142,10 @@ def _lattice(rng: np.random.Generator) -> Problem:
 def _mixture(rng: np.random.Generator) -> Problem:
     dim, count = int(rng.integers(5, 21)), int(rng.integers(2, 11))
     means = torch.as_tensor(rng.uniform(0.2, 1.0) * rng.normal(size=(count, dim)))
-    scales = [_rotation(dim, rng) * rng.uniform(0.4, 1.0, dim) for _ in range(count)]
+    scales = [rotation(dim, rng) * rng.uniform(0.4, 1.0, dim) for _ in range(count)]
     covariances = torch.as_tensor(np.stack([scale @ scale.T for scale in scales]))
     weights = torch.as_tensor(rng.uniform(0.2, 1, count))
-    return _of_law("mixture", GaussianMixture(weights, means, covariances=covariances))
+    return mixture_problem("mixture", GaussianMixture(weights, means, covariances=covariances))
 
 
 # ── Gaussian and heavy-tailed laws ──
@@ -137,24 +153,32 @@ def _mixture(rng: np.random.Generator) -> Problem:
 
 def _gaussian(rng: np.random.Generator) -> Problem:
     dim = int(rng.integers(2, 21))
-    scale = _rotation(dim, rng) * rng.uniform(0.2, 1.5, dim)
+    scale = rotation(dim, rng) * rng.uniform(0.2, 1.5, dim)
     law = GaussianMixture([1.0], torch.zeros(1, dim), covariances=torch.as_tensor(scale @ scale.T)[None])
-    return _of_law("gaussian", law)
+    return mixture_problem("gaussian", law)
 
 
 def _student(rng: np.random.Generator) -> Problem:
     dim, freedom = int(rng.integers(2, 11)), float(rng.uniform(3.5, 10))
-    scale = _rotation(dim, rng) * rng.uniform(0.3, 1.2, dim)
+    return student_problem("student", dim, freedom, rotation(dim, rng) * rng.uniform(0.3, 1.2, dim))
+
+
+def student_problem(kind: str, dim: int, freedom: float, scale: Reals) -> Problem:
+    """A multivariate t law about 0 of shape matrix `scale scale^T`; its tail index is `freedom`."""
     law = stats.multivariate_t(np.zeros(dim), scale @ scale.T, df=freedom)
     return Problem(
-        "student",
+        kind,
         dim,
         lambda n, seed: np.asarray(law.rvs(n, random_state=np.random.default_rng(seed))).reshape(n, dim),
-        lambda x: np.asarray(law.logpdf(x)),
+        lambda x: np.asarray(law.logpdf(x)).reshape(len(x)),
+        tail_index=freedom,
     )
 
 
-def _independent(kind: str, dim: int, column: stats.rv_continuous, turn: Reals) -> Problem:
+def product_problem(
+    kind: str, dim: int, column: stats.rv_continuous, turn: Reals, *, tail_index: float = math.inf
+) -> Problem:
+    """Independent columns of one law, seen after the linear map `turn`."""
     log_det = float(np.linalg.slogdet(turn)[1])
 
     def sample(n: int, seed: int) -> Reals:
@@ -164,26 +188,26 @@ def _independent(kind: str, dim: int, column: stats.rv_continuous, turn: Reals) 
     def log_prob(x: Reals) -> Reals:
         return np.asarray(column.logpdf(np.linalg.solve(turn, x.T).T).sum(axis=1) - log_det)
 
-    return Problem(kind, dim, sample, log_prob)
+    return Problem(kind, dim, sample, log_prob, tail_index)
 
 
 def _laplace(rng: np.random.Generator) -> Problem:
     dim = int(rng.integers(2, 13))
-    turn = _rotation(dim, rng) * rng.uniform(0.3, 1.2, dim)
-    return _independent("laplace", dim, stats.laplace(), turn)
+    turn = rotation(dim, rng) * rng.uniform(0.3, 1.2, dim)
+    return product_problem("laplace", dim, stats.laplace(), turn)
 
 
 def _skewed_student(rng: np.random.Generator) -> Problem:
     dim = int(rng.integers(2, 8))
-    turn = _rotation(dim, rng) * rng.uniform(0.3, 1.2, dim)
+    turn = rotation(dim, rng) * rng.uniform(0.3, 1.2, dim)
     column = stats.jf_skew_t(float(rng.uniform(2.5, 5)), float(rng.uniform(5, 12)))
-    return _independent("skewed student", dim, column, turn)
+    return product_problem("skewed student", dim, column, turn)
 
 
 def _sinh_arcsinh(rng: np.random.Generator) -> Problem:
     dim = int(rng.integers(2, 11))
     skew, tail = rng.uniform(-0.5, 0.5, dim), rng.uniform(0.6, 1.2, dim)
-    factor = _rotation(dim, rng) * rng.uniform(0.4, 1.2, dim)
+    factor = rotation(dim, rng) * rng.uniform(0.4, 1.2, dim)
     log_det = float(np.linalg.slogdet(factor)[1])
 
     def sample(n: int, seed: int) -> Reals:
@@ -201,8 +225,10 @@ def _sinh_arcsinh(rng: np.random.Generator) -> Problem:
 
 
 Draw = Callable[[np.random.Generator], Problem]
+Kinds = tuple[tuple[Draw, ...], tuple[Draw, ...]]
+Families = dict[str, Kinds]
 
-FAMILIES: dict[str, tuple[tuple[Draw, ...], tuple[Draw, ...]]] = {
+FAMILIES: Families = {
     "shapes": ((_rings, _checkerboard, _rose, _lattice), (_spiral, _web)),
     "mixtures": ((_mixture,), ()),
     "tails": ((_gaussian, _student, _laplace, _sinh_arcsinh), (_skewed_student,)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jkoflow.certify import critic, kl, witness
+from jkoflow.certify import critic, cross_fitting, witness
 from jkoflow.recipe import DescentSettings
 
 __all__ = ["use_quick_critics"]
@@ -15,7 +15,7 @@ def use_quick_critics(
 ) -> None:
     """Let critics descend `updates` times on at most 4,096 draws, and mixtures have these components."""
     quick = DescentSettings(updates=updates, batch=256, learning_rate=1e-2, checkpoints=5)
-    monkeypatch.setattr(kl, "_MOST_DRAWS", 4096)
+    monkeypatch.setattr(cross_fitting, "_MOST_DRAWS", 4096)
     monkeypatch.setattr(critic, "_DESCENT", quick)
     if components is not None:
         monkeypatch.setattr(witness, "_COMPONENTS", components)

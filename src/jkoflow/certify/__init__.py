@@ -16,6 +16,7 @@ from jkoflow.certify import (
     kl,
     latent_normality,
     smoothing,
+    tails,
     theorems,
 )
 from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided
@@ -29,6 +30,7 @@ __all__ = ["Certificates", "Claim", "Evidence", "KLBracket", "certify"]
 _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "dissipation": dissipation.claims,
     "held-out NLL": held_out_nll.claims,
+    "tails": tails.claims,
     "latent normality": latent_normality.claims,
     "residuals and theorems": theorems.claims,
     "smoothing": smoothing.claims,

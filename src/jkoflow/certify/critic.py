@@ -2,11 +2,11 @@ r"""Critics: functions that tell samples of two laws apart, fitted on some rows 
 
     h = argmin E_p[softplus(-h)] + E_q[softplus(h)],    whose minimiser over all functions is log p/q
 
-Two kinds: a small network on the rows' columns, their squares and, in few dimensions, random Fourier
-features, which see fine structure; and boosted trees, which look at each column at the scale that it needs.
-Source: density ratios by the logistic loss, Sugiyama, Suzuki & Kanamori (2012), Density Ratio Estimation in
-Machine Learning; Fourier features, Tancik et al. (2020), arXiv 2006.10739; boosted trees, Friedman (2001),
-Ann. Statist. 29, 1189, as scikit-learn has them.
+Two kinds: a small network on the rows' columns and their squares; and boosted trees, which look at each
+column at the scale that it needs. Fine structure is left to mixtures of many components (`witness`) and to
+nearest neighbours. Source: density ratios by the logistic loss, Sugiyama, Suzuki & Kanamori (2012), Density
+Ratio Estimation in Machine Learning; boosted trees, Friedman (2001), Ann. Statist. 29, 1189, as scikit-learn
+has them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ Critic = Callable[[Tensor], Tensor]
 
 _WIDTH = 128
 """The network has two hidden layers of so many units."""
-
-_FREQUENCIES = 48
-"""The network's Fourier features are the sines and cosines of so many random phases."""
 
 _FARTHEST = 20.0
 """A column is cut so many standard deviations from its mean before the network sees it."""
@@ -67,22 +64,14 @@ class NetworkCritic(nn.Module):
     Arguments:
         location: Subtracted from the columns first, shape `(k,)`.
         spread: What they are then divided by, shape `(k,)`.
-        waves: Columns that get Fourier features: the first `waves`.
-        scale: Standard deviation of the features' phase; 0 for none.
-        generator: Source of frequencies and weights.
+        generator: Source of the weights.
     """
 
-    def __init__(
-        self, location: Tensor, spread: Tensor, *, waves: int, scale: float, generator: torch.Generator
-    ) -> None:
+    def __init__(self, location: Tensor, spread: Tensor, *, generator: torch.Generator) -> None:
         super().__init__()
-        count = _FREQUENCIES if scale > 0 and waves else 0
-        frequencies = scale / math.sqrt(max(1, waves)) * torch.randn(count, waves, generator=generator)
-        self.register_buffer("frequencies", frequencies.to(location))
         self.register_buffer("location", location)
         self.register_buffer("spread", spread)
-        self.waves = waves
-        sizes = (2 * len(location) + 2 * count, _WIDTH, _WIDTH)
+        sizes = (2 * len(location), _WIDTH, _WIDTH)
         self.first, self.second = nn.Linear(sizes[0], sizes[1]), nn.Linear(sizes[1], sizes[2])
         self.out = nn.Linear(sizes[2], 1)
         for layer in (self.first, self.second):
@@ -93,27 +82,23 @@ class NetworkCritic(nn.Module):
         nn.init.zeros_(self.out.bias)
         self.to(location)
 
-    frequencies: Tensor
     location: Tensor
     spread: Tensor
 
     def forward(self, columns: Tensor) -> Tensor:
         """h of each row, shape `(n,)`."""
         u = ((columns - self.location) / self.spread).clamp(-_FARTHEST, _FARTHEST)
-        phase = u[:, : self.waves] @ self.frequencies.T
-        features = torch.cat([u, u.square() / 2, phase.sin(), phase.cos()], dim=1)
+        features = torch.cat([u, u.square() / 2], dim=1)
         h: Tensor = self.out(silu(self.second(silu(self.first(features)))))
         return h[:, 0]
 
 
-def fit_network(p: Tensor, q: Tensor, *, waves: int, scale: float, generator: torch.Generator) -> Critic:
+def fit_network(p: Tensor, q: Tensor, *, generator: torch.Generator) -> Critic:
     """The network that tells rows of p from rows of q best on a fifth of them that it does not descend on.
 
     Arguments:
         p: Columns of rows of the one law, shape `(n, k)`.
         q: Columns of rows of the other law, shape `(m, k)`.
-        waves: See `NetworkCritic`.
-        scale: See `NetworkCritic`.
         generator: Source of weights, splits and batches.
 
     Raises:
@@ -122,7 +107,7 @@ def fit_network(p: Tensor, q: Tensor, *, waves: int, scale: float, generator: to
     both = torch.cat([p, q])
     spread = both.std(dim=0)
     spread = torch.where(spread > 0, spread, 1.0)
-    network = NetworkCritic(both.mean(dim=0), spread, waves=waves, scale=scale, generator=generator)
+    network = NetworkCritic(both.mean(dim=0), spread, generator=generator)
     (p_fit, p_stop), (q_fit, q_stop) = _split(p, generator), _split(q, generator)
 
     def batch(rows: Tensor) -> Tensor:

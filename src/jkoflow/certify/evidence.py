@@ -41,6 +41,9 @@ class Evidence:
         smoothing: How they were, its time resolved; None where nothing was smoothed.
         dequantised: Columns to which uniform noise of the measuring step was added, by name.
         repeated_rows: How many of the held-out rows occur among those of the fit; None where not known.
+        names: Names of the columns; empty where they have none.
+        cross_validated: Models fitted as this one was without a part of its rows, each with that part; empty
+            where rows were set aside.
         remarks: What else a reader should know about model and rows, one line each.
     """
 
@@ -51,6 +54,8 @@ class Evidence:
     smoothing: Smoothing | None = None
     dequantised: tuple[str, ...] = ()
     repeated_rows: int | None = None
+    names: tuple[str, ...] = ()
+    cross_validated: tuple[Evidence, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
@@ -74,6 +79,16 @@ class Evidence:
         chance = torch.rand(len(rows), generator=self.stream("weights"), dtype=torch.float64)
         stays = chance * rows.weight.max().cpu() < rows.weight.cpu()
         return replace(rows.rows(stays.nonzero()[:, 0].to(rows.x.device)), weight=None)
+
+    @property
+    def pooled(self) -> Evidence:
+        """The model with all rows that were each left out of a fit; itself where rows were set aside."""
+        parts = [part.unweighted for part in self.cross_validated if part.unweighted is not None]
+        if not parts:
+            return self
+        contexts = [part.context for part in parts if part.context is not None]
+        rows = Particles(torch.cat([part.x for part in parts]), torch.cat(contexts) if contexts else None)
+        return replace(self, held_out=rows, cross_validated=())
 
     @property
     def takes_context(self) -> bool:

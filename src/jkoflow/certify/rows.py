@@ -135,6 +135,7 @@ def _bare(model: Model) -> Evidence:
         model.settings.seed,
         smoothing=resolve_smoothing(model.facts.get("smoothing")),
         dequantised=model.schema.dequantised,
+        names=tuple(model.schema.names),
     )
 
 

@@ -9,6 +9,7 @@ lack, log q_0 tells. Source: theory, "Beyond the paper", critics in both spaces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +32,14 @@ class Seen:
         x: Positions, shape `(n, d)`, standardised units.
         z: T(x), shape `(n, d)`.
         log_q0: log q_0(x), shape `(n,)`, nats, float64.
+        log_base: log q(T(x)), shape `(n,)`, nats, float64.
         context: Shape `(n, c)`, or None.
     """
 
     x: Tensor
     z: Tensor
     log_q0: Tensor
+    log_base: Tensor
     context: Tensor | None
 
     @classmethod
@@ -44,7 +47,20 @@ class Seen:
         """What the model of the evidence makes of `rows`."""
         flow = evidence.flow
         z, log_det = flow.push_with_log_det(rows.x, rows.context)
-        return cls(rows.x, z, flow.law.log_prob(z.double()) + log_det, rows.context)
+        log_base = flow.law.log_prob(z.double())
+        return cls(rows.x, z, log_base + log_det, log_base, rows.context)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Seen]) -> Seen:
+        """The rows of all parts, in their order."""
+        contexts = [part.context for part in parts if part.context is not None]
+        return cls(
+            torch.cat([part.x for part in parts]),
+            torch.cat([part.z for part in parts]),
+            torch.cat([part.log_q0 for part in parts]),
+            torch.cat([part.log_base for part in parts]),
+            torch.cat(contexts) if contexts else None,
+        )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -57,7 +73,7 @@ class Seen:
     def rows(self, index: Tensor | slice) -> Seen:
         """Those at `index`."""
         context = None if self.context is None else self.context[index]
-        return Seen(self.x[index], self.z[index], self.log_q0[index], context)
+        return Seen(self.x[index], self.z[index], self.log_q0[index], self.log_base[index], context)
 
     def columns(self) -> Tensor:
         """All of it side by side, finite: x, T(x), log q_0, |T(x)|, context; shape `(n, 2d + 2 + c)`."""

@@ -3,7 +3,9 @@ r"""Witnesses: other normalised densities of the rows; what one explains better 
     KL(p_0‖q_0) >= E_{p_0}[log r - log q_0]     for every density r, since E_{p_0}[log p_0 - log r] >= 0
 
 No draw of q_0 is needed, and the gain has no ceiling. Here r is a mixture of Gaussians with full
-covariances. Source: theory, "Beyond the paper", witness bound.
+covariances, of up to as many components as the closing of a flow has, fitted to the rows by their own
+location and spread: rows that lie far from those of the fit, or close together, are a law like any other.
+Source: theory, "Beyond the paper", witness bound.
 """
 
 from __future__ import annotations
@@ -17,14 +19,19 @@ from jkoflow.steps.mixture import EMRules, MixtureRules, fit_mixture
 
 __all__ = ["Mixture", "affordable_components"]
 
-_COMPONENTS = (1, 5, 15)
+_COMPONENTS = (1, 5, 15, 50, 150, 300)
 _LEAST_ROWS_OF_A_COMPONENT = 20
 _RULES = MixtureRules(EMRules(floor=1e-4))
 """A component is never narrower than a hundredth of a column: a few rows make no density of their own."""
 
 
+_MOST_NATS = 1e12
+"""A gain is cut from above there, which only lowers the bound: the model's log-density of a row may be
+-oo."""
+
+
 class Mixture:
-    """A mixture of Gaussians in standardised units.
+    """A mixture of Gaussians.
 
     Arguments:
         rows: Rows that it is fitted to; without context.
@@ -34,11 +41,19 @@ class Mixture:
 
     def __init__(self, rows: Seen, n_components: int, *, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self._law = fit_mixture(Particles(rows.x), n_components, generator, _RULES)
+        x = rows.x.double()
+        spread = x.std(dim=0)
+        self._location = x.mean(dim=0)
+        self._spread = torch.where(spread > 0, spread, 1.0)
+        self._law = fit_mixture(Particles(self._own_units(x)), n_components, generator, _RULES)
 
     def gain(self, rows: Seen) -> Tensor:
         """log r - log q_0 of each row, shape `(n,)`, nats, float64."""
-        return self._law.log_prob(rows.x.double()).to(rows.log_q0) - rows.log_q0
+        nats = self._law.log_prob(self._own_units(rows.x.double())) - self._spread.log().sum()
+        return (nats.to(rows.log_q0) - rows.log_q0).clamp_max(_MOST_NATS)
+
+    def _own_units(self, x: Tensor) -> Tensor:
+        return (x - self._location) / self._spread
 
 
 def affordable_components(rows: Seen) -> tuple[int, ...]:
