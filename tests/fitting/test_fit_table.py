@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
 
 from fitting.quick_fits import BLOCKS, fit_run, fit_table, settings, stored, values, without_seconds
+from jkoflow.certify import certify
+from jkoflow.certify.rows import evidence_without
 from jkoflow.data import read_table
 from jkoflow.errors import InputError
 from jkoflow.fitting import Fitted, describe, encode_rows, recognise_by, split_rows
+from jkoflow.model import load_model, save_model
 from oracles.scratch_files import map_everything, mapped_files
 
 # ── the fit ──
@@ -183,3 +187,17 @@ def test_description_recognises_the_table_and_holds_no_row(tmp_path: Path) -> No
     assert str(table.values[0, 0]) not in json.dumps(description)
     assert "path" not in recognise_by(description)["table"]
     assert recognise_by(description)["table"]["sha256"] == table.sha256
+
+
+def test_dependent_columns_are_told_by_summary_model_and_certificate(tmp_path: Path) -> None:
+    """Columns that sum to one: the note, the remedy of the round trip, and all of it after loading."""
+    parts = np.random.default_rng(0).dirichlet([4, 3, 2], size=300)
+    table = read_table(pd.DataFrame(parts, columns=["sand", "silt", "clay"]))
+    fitted = fit_table(table, settings=settings(max_blocks=1))
+    (note,) = [note for note in fitted.results["notes"] if "clay = 1 - sand - silt" in note]
+    assert note.endswith("drop clay and compute it from the others")
+    save_model(fitted.model, tmp_path / "model")
+    certificates = certify(evidence_without(load_model(tmp_path / "model"), "none here"))
+    assert any("drop clay, fit again" in note for note in certificates.notes)
+    trip = next(claim for claim in certificates.claims if claim.claim.startswith("all but a small share"))
+    assert trip.verdict == "holds" or "drop clay and fit again" in trip.remedy

@@ -26,6 +26,7 @@ from torch import Tensor
 from jkoflow.blocks import Block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.certify.notes import round_trip_remedy
 from jkoflow.certify.reference import Reference
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob, standard_error
@@ -200,7 +201,7 @@ def _round_trip(evidence: Evidence) -> Claim:
         if evidence.unweighted
         else "rows: base noise",
         rows=len(ends),
-        remedy="" if verdict == "holds" else "fit blocks with more solver steps, or more and smaller steps",
+        remedy="" if verdict == "holds" else round_trip_remedy(evidence),
     )
 
 

@@ -135,7 +135,14 @@ def _bare(model: Model) -> Evidence:
         model.settings.seed,
         smoothing=resolve_smoothing(model.facts.get("smoothing")),
         dequantised=model.schema.dequantised,
+        dependent=_dependent(model),
     )
+
+
+def _dependent(model: Model) -> dict[str, str]:
+    """What `facts.dependent_columns` says; nothing in a model of before they were looked for."""
+    found = model.facts.get("dependent_columns")
+    return {str(name): str(relation) for name, relation in found.items()} if isinstance(found, dict) else {}
 
 
 def _hashes(table: Table, context: Table | None) -> Hashes:

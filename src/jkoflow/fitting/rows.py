@@ -8,7 +8,7 @@ Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.config import Settings
-from jkoflow.data import Schema, Table, Weights
+from jkoflow.data import Schema, Table, Weights, dependence_notes, dependent_columns
 from jkoflow.errors import InputError
 from jkoflow.fitting.split import Split
 from jkoflow.flow import Flow
@@ -86,6 +86,12 @@ def empty_model(
     if context is not None:
         context_schema = _same(Schema.fit(context, role="context", rows=seen, weight=counts), world)
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
+    relations = dependent_columns(table, schema.columns)
+    dependent = world.broadcast({relation.column: str(relation) for relation in relations})
+    if dependent:
+        facts["dependent_columns"] = dependent
+        notes = world.broadcast(list(dependence_notes(relations)))
+        schema = replace(schema, notes=(*schema.notes, *notes))
     smoothing = resolve_smoothing(settings.smoothing)
     if smoothing is not None:
         raw = torch.empty(0, dtype=torch.float64)
