@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.covariance import ledoit_wolf
 
 from fitting.quick_fits import fit_run, fit_table, settings, values
 from jkoflow.data import read_table, write_table
 from jkoflow.fitting import split_rows
+from jkoflow.fitting.results import _standard_error
+from jkoflow.particles import Particles
 
 
 def test_results_are_those_of_the_model_on_the_rows_held_out() -> None:
@@ -64,3 +67,24 @@ def test_gaussian_table_is_fitted_again_on_all_rows_and_judged_as_it_was_before(
     held_out = fit_table(table, settings=settings())
     judged = -held_out.model.log_prob(table.take(split_rows(table, settings()).holdout)).mean()
     assert held_out.results["held_out_nll_nats"] == pytest.approx(judged, abs=1e-5)
+
+
+def test_held_out_nll_of_near_copies_is_that_of_fresh_rows() -> None:
+    """80 normal rows, each eight times with a jitter of 1e-6: what is claimed is what fresh rows give."""
+    base = np.random.default_rng(11).normal(size=(80, 2))
+    rows = np.repeat(base, 8, axis=0) + 1e-6 * np.random.default_rng(12).normal(size=(640, 2))
+    fresh = read_table(np.random.default_rng(99).normal(size=(4000, 2)))
+    fitted = fit_table(read_table(rows), settings=settings(max_blocks=6))
+    claimed, error = (fitted.results[f"held_out_nll_{name}"] for name in ("nats", "se_nats"))
+    assert abs(claimed + fitted.model.log_prob(fresh).mean()) < 3 * error
+    assert 0.1 < error < 1.0  # of eight groups, not of 64 rows
+    assert any("80 groups of near copies" in note for note in fitted.results["notes"])
+
+
+def test_standard_error_of_groups_is_that_of_their_means() -> None:
+    nats = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows, group = Particles(torch.zeros(12, 1)), np.repeat(np.arange(4), 3)
+    means = nats.reshape(4, 3).mean(dim=1)
+    assert _standard_error(rows, nats, group) == pytest.approx(float(means.std() / 2))
+    single = _standard_error(rows, nats, np.arange(12))
+    assert single == pytest.approx(_standard_error(rows, nats, None))

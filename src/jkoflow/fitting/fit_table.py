@@ -16,7 +16,7 @@ from jkoflow.data import Table, Weights
 from jkoflow.fitting.record import Progress, open_journal
 from jkoflow.fitting.results import results_of
 from jkoflow.fitting.rows import empty_model, mean_log_jacobian, particles_of
-from jkoflow.fitting.split import Split, describe, described_weights, split_rows
+from jkoflow.fitting.split import Split, describe, described_weights, split_of_run
 from jkoflow.functionals import KL
 from jkoflow.laws import check_law, law_named
 from jkoflow.methods import Job, method_named
@@ -98,7 +98,7 @@ def fit_table(
     check_options(settings)
     recipe = recipe or Recipe()
     runtime = Runtime(settings.seed, resolve_device(settings.device), resolve_dtype(settings.dtype))
-    split = split_rows(table, settings)
+    split = split_of_run(table, settings, None if run is None or run.is_new else run.description)
     law = law_named(settings.law, table.dim)
     empty = empty_model(table, context, weight, split, settings, law, world)
     parts = particles_of(empty, table, context, weight, split, world)
@@ -114,7 +114,8 @@ def fit_table(
     model = replace(empty, flow=state.flow)
     judged = model if state.judged is None else replace(model, flow=state.judged)
     seconds = recorder.stopwatch.seconds()
-    results = results_of(model, judged, parts, context, cpu_seconds=seconds)
+    groups = {name: split.groups_of(name) for name in parts}
+    results = results_of(model, judged, parts, context, groups=groups, cpu_seconds=seconds)
     summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
     model = replace(model, facts={**empty.facts, **summary})
     if run is not None and world.is_first:

@@ -86,6 +86,7 @@ def empty_model(
     if context is not None:
         context_schema = _same(Schema.fit(context, role="context", rows=seen, weight=counts), world)
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
+    schema = replace(schema, notes=(*schema.notes, *world.broadcast(list(split.notes()))))
     relations = dependent_columns(table, schema.columns)
     dependent = world.broadcast({relation.column: str(relation) for relation in relations})
     if dependent:
@@ -126,7 +127,7 @@ def particles_of(
         world: The processes of the fit, of which this one has these rows.
     """
     parts = {}
-    for name, rows in vars(split).items():
+    for name, rows in split.parts().items():
         if not len(rows):
             continue
         x, given = _positions(model, table, rows=rows, stream=name, seed=model.settings.seed), None
