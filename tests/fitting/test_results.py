@@ -11,10 +11,19 @@ import torch
 from sklearn.covariance import ledoit_wolf
 
 from fitting.quick_fits import fit_run, fit_table, settings, values
+from jkoflow.blocks import AffineBlock
 from jkoflow.data import read_table, write_table
+from jkoflow.errors import NumericalError
 from jkoflow.fitting import split_rows
-from jkoflow.fitting.results import _standard_error
+from jkoflow.fitting.results import _standard_error, check_cell_mass
+from jkoflow.fitting.rows import particles_of
+from jkoflow.flow import Flow
+from jkoflow.flow.cells import log_cell_mass
+from jkoflow.laws import StandardNormal
+from jkoflow.model import load_model
 from jkoflow.particles import Particles
+from jkoflow.runs import RunFolder
+from jkoflow.world import ALONE
 
 
 def test_results_are_those_of_the_model_on_the_rows_held_out() -> None:
@@ -88,3 +97,45 @@ def test_standard_error_of_groups_is_that_of_their_means() -> None:
     assert _standard_error(rows, nats, group) == pytest.approx(float(means.std() / 2))
     single = _standard_error(rows, nats, np.arange(12))
     assert single == pytest.approx(_standard_error(rows, nats, None))
+
+
+def test_values_that_float32_cannot_tell_apart_are_fitted_in_float64(tmp_path: Path) -> None:
+    """A note tells it, the run's own settings stay what was asked for, and the fit is resumed as it was."""
+    rows = np.random.default_rng(0).gamma(0.2, size=(400, 1)).astype(np.float32)
+    write_table(tmp_path / "table.csv", rows.astype(float), ["a"])
+    table, chosen = read_table(tmp_path / "table.csv"), settings(max_blocks=1)
+    fitted = fit_run(table, tmp_path / "run", chosen)
+    assert fitted.model.settings.dtype == "float64"
+    assert any(note.startswith("computed in float64, not float32") for note in fitted.results["notes"])
+    with RunFolder.open(tmp_path / "run", "resume") as folder:
+        assert folder.description["settings"]["dtype"] == "float32"
+    loaded = load_model(tmp_path / "run" / "model")
+    np.testing.assert_array_equal(loaded.log_prob(table), fitted.model.log_prob(table))
+    train = particles_of(loaded, table, None, None, fitted.split, ALONE)["train"]
+    assert log_cell_mass(loaded.flow, train.x) < 0
+
+
+def test_no_model_is_kept_whose_cells_hold_more_than_one() -> None:
+    rows = Particles(torch.tensor([[0.0], [0.5], [0.5], [1.0]]))
+    matrix, offset = torch.tensor([[1e12]], dtype=torch.float64), torch.tensor([-0.5e12], dtype=torch.float64)
+    spike = Flow(StandardNormal(1), [AffineBlock(dim=1, matrix=matrix, offset=offset).float()])
+    with pytest.raises(NumericalError, match=r"e\^9.* on the float32 cells around 4 training rows") as caught:
+        check_cell_mass(spike, rows)
+    assert "float64" in str(caught.value)
+    check_cell_mass(Flow(StandardNormal(1)), rows)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_spike_is_fitted_as_a_density(dtype: type[np.floating], columns: int) -> None:
+    """Gamma(0.05), alone and beside a normal column: the cells around all its rows hold less than one."""
+    rows = np.random.default_rng(0).gamma(0.05, size=(400, 1)).astype(dtype)
+    rows = np.column_stack([rows, np.random.default_rng(1).normal(size=(400, columns - 1)).astype(dtype)])
+    fitted = fit_table(read_table(rows), settings=settings(max_blocks=2))
+    z = torch.as_tensor(fitted.model.schema.standardise(rows)).to(fitted.model.like)
+    assert log_cell_mass(fitted.model.flow, z) < 0
+    if columns == 1:
+        x = np.unique(rows)
+        above, below = (np.nextafter(x, dtype(end)).astype(float) for end in (np.inf, -np.inf))
+        nats = fitted.model.log_prob(read_table(x[:, None]))
+        assert np.exp(nats) @ ((above - below) / 2) < 1

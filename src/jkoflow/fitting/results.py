@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from jkoflow.data import Table
-from jkoflow.flow import log_prob, sample
+from jkoflow.errors import NumericalError
+from jkoflow.flow import Flow, log_prob, sample
+from jkoflow.flow.cells import log_cell_mass
 from jkoflow.laws import Gaussian
 from jkoflow.model import Model
 from jkoflow.particles import Moments, Particles
 
-__all__ = ["results_of"]
+__all__ = ["check_cell_mass", "results_of"]
 
 Numbers = npt.NDArray[np.int64]
 
@@ -54,6 +56,30 @@ def results_of(
         **told,
         "notes": notes,
     }
+
+
+def check_cell_mass(flow: Flow, train: Particles, *, rows: int = 4096, rounding: float = 0.1) -> None:
+    """Refuse a density that puts more than 1 on the cells of its float type around training rows.
+
+    Arguments:
+        flow: The density.
+        train: Training rows; the first of them, which are in random order, are looked at.
+        rows: How many.
+        rounding: Nats by which `log_prob` may be too high throughout for its own rounding.
+
+    Raises:
+        NumericalError: It is no density; the model must not be kept.
+    """
+    some = train.rows(slice(0, rows))
+    nats = log_cell_mass(flow, some.x, some.context)
+    if nats > rounding:
+        dtype = str(some.x.dtype).removeprefix("torch.")
+        remedy = "fit with dtype='float64'" if dtype != "float64" else "take a logarithm of narrow columns"
+        raise NumericalError(
+            f"the fitted density puts e^{nats:.1f} on the {dtype} cells around {len(some):,} training rows, "
+            "expected at most 1: it is no density, and no model was kept",
+            remedy=remedy,
+        )
 
 
 _fitted_on_all = (
