@@ -71,7 +71,7 @@ def check_cell_mass(flow: Flow, train: Particles, *, rows: int = 4096, rounding:
         NumericalError: It is no density; the model must not be kept.
     """
     some = train.rows(slice(0, rows))
-    nats = log_cell_mass(flow, some.x, some.context)
+    nats = some.world.largest(log_cell_mass(flow, some.x, some.context))
     if nats > rounding:
         dtype = str(some.x.dtype).removeprefix("torch.")
         remedy = "fit with dtype='float64'" if dtype != "float64" else "take a logarithm of narrow columns"

@@ -16,7 +16,7 @@ from torch import Tensor
 from jkoflow.flow.flow import Flow
 from jkoflow.flow.likelihood import log_prob
 
-__all__ = ["log_cell_mass"]
+__all__ = ["cell_widths", "log_cell_mass"]
 
 
 def log_cell_mass(flow: Flow, x: Tensor, context: Tensor | None = None) -> float:
@@ -33,7 +33,7 @@ def log_cell_mass(flow: Flow, x: Tensor, context: Tensor | None = None) -> float
     rows = x if context is None else torch.cat([context, x], dim=1)
     distinct = torch.unique(rows, dim=0)
     given, at = (None, distinct) if context is None else distinct.tensor_split([context.shape[1]], dim=1)
-    nats = log_prob(flow, at, given).cpu() + _log_cells(at.cpu())
+    nats = log_prob(flow, at, given).cpu() + cell_widths(at.cpu()).log().sum(dim=1)
     if given is None:
         return float(nats.logsumexp(dim=0))
     label = torch.unique(given.cpu(), dim=0, return_inverse=True)[1]
@@ -43,8 +43,7 @@ def log_cell_mass(flow: Flow, x: Tensor, context: Tensor | None = None) -> float
     return float((largest + sums.log()).max())
 
 
-def _log_cells(x: Tensor) -> Tensor:
-    """log of the volume of the cell around each row, shape `(n,)`, float64."""
-    infinity = torch.tensor(torch.inf, dtype=x.dtype)
-    above, below = torch.nextafter(x, infinity).double(), torch.nextafter(x, -infinity).double()
-    return ((above - below) / 2).log().sum(dim=1)
+def cell_widths(x: Tensor) -> Tensor:
+    """How wide the positions are that round to each of these numbers, any shape, float64."""
+    infinity = torch.tensor(torch.inf, dtype=x.dtype, device=x.device)
+    return (torch.nextafter(x, infinity).double() - torch.nextafter(x, -infinity).double()) / 2
