@@ -13,13 +13,24 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from fitting.quick_fits import BLOCKS, fit_run, fit_table, settings, stored, values, without_seconds
+from fitting.quick_fits import (
+    BLOCKS,
+    fit_run,
+    fit_table,
+    model_bytes,
+    settings,
+    stored,
+    values,
+    without_seconds,
+)
 from jkoflow.certify import certify
-from jkoflow.certify.rows import evidence_without
-from jkoflow.data import read_table
+from jkoflow.certify.rows import evidence_of_run, evidence_without
+from jkoflow.data import read_table, write_table
 from jkoflow.errors import InputError
 from jkoflow.fitting import Fitted, describe, encode_rows, recognise_by, split_rows
+from jkoflow.flow import log_prob
 from jkoflow.model import load_model, save_model
+from jkoflow.runs import RunFolder
 from oracles.scratch_files import map_everything, mapped_files
 
 # ── the fit ──
@@ -201,3 +212,26 @@ def test_dependent_columns_are_told_by_summary_model_and_certificate(tmp_path: P
     assert any("drop clay, fit again" in note for note in certificates.notes)
     trip = next(claim for claim in certificates.claims if claim.claim.startswith("all but a small share"))
     assert trip.verdict == "holds" or "drop clay and fit again" in trip.remedy
+
+
+def test_fit_of_near_copies_is_resumed_to_the_same_model(tmp_path: Path) -> None:
+    """The split that is on record is found again, after an interruption and by the certificate."""
+    base = np.random.default_rng(11).normal(size=(60, 2))
+    rows = np.repeat(base, 4, axis=0) + 1e-6 * np.random.default_rng(12).normal(size=(240, 2))
+    write_table(tmp_path / "table.csv", rows, ["a", "b"])
+    table = read_table(tmp_path / "table.csv")
+
+    def stop(record: dict[str, Any]) -> None:
+        if record["kind"] == "step":
+            raise KeyboardInterrupt
+
+    whole = fit_run(table, tmp_path / "whole", settings())
+    with pytest.raises(KeyboardInterrupt):
+        fit_run(table, tmp_path / "cut", settings(), stop)
+    fit_run(table, tmp_path / "cut", settings())
+    assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
+    with RunFolder.open(tmp_path / "whole", "resume") as folder:
+        evidence = evidence_of_run(folder, whole.model)
+    nll = -log_prob(whole.model.flow, evidence.held_out.x).mean()
+    told = whole.results["held_out_nll_nats"] - np.log(whole.model.schema.scale).sum()
+    assert float(nll) == pytest.approx(told, abs=1e-6)
