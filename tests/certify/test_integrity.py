@@ -361,9 +361,9 @@ def test_the_same_seed_gives_the_same_claims():
 
 def test_the_interval_of_a_share_is_clopper_and_pearsons():
     """The upper end at 95 %; the lower one, by which a flow is accused, at 99.9 %."""
-    assert integrity._share_interval(0, 100) == (0.0, pytest.approx(1 - 0.025 ** (1 / 100)))
-    assert integrity._share_interval(100, 100) == (pytest.approx(0.0005 ** (1 / 100)), 1.0)
-    low, high = integrity._share_interval(3, 20)
+    assert integrity.share_interval(0, 100) == (0.0, pytest.approx(1 - 0.025 ** (1 / 100)))
+    assert integrity.share_interval(100, 100) == (pytest.approx(0.0005 ** (1 / 100)), 1.0)
+    low, high = integrity.share_interval(3, 20)
     assert (low, high) == (pytest.approx(0.0079, abs=1e-4), pytest.approx(0.3789, abs=1e-4))
 
 

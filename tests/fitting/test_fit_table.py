@@ -8,14 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from fitting.quick_fits import BLOCKS, fit_run, fit_table, settings, stored, values, without_seconds
-from jkoflow.data import read_table
+from fitting.quick_fits import (
+    BLOCKS,
+    fit_run,
+    fit_table,
+    model_bytes,
+    settings,
+    stored,
+    values,
+    without_seconds,
+)
+from jkoflow.certify import certify
+from jkoflow.certify.rows import evidence_of_run, evidence_without
+from jkoflow.data import read_table, write_table
 from jkoflow.errors import InputError
 from jkoflow.fitting import Fitted, describe, encode_rows, recognise_by, split_rows
+from jkoflow.flow import log_prob
+from jkoflow.model import load_model, save_model
+from jkoflow.runs import RunFolder
 from oracles.scratch_files import map_everything, mapped_files
 
 # ── the fit ──
@@ -183,3 +198,40 @@ def test_description_recognises_the_table_and_holds_no_row(tmp_path: Path) -> No
     assert str(table.values[0, 0]) not in json.dumps(description)
     assert "path" not in recognise_by(description)["table"]
     assert recognise_by(description)["table"]["sha256"] == table.sha256
+
+
+def test_dependent_columns_are_told_by_summary_model_and_certificate(tmp_path: Path) -> None:
+    """Columns that sum to one: the note, the remedy of the round trip, and all of it after loading."""
+    parts = np.random.default_rng(0).dirichlet([4, 3, 2], size=300)
+    table = read_table(pd.DataFrame(parts, columns=["sand", "silt", "clay"]))
+    fitted = fit_table(table, settings=settings(max_blocks=1))
+    (note,) = [note for note in fitted.results["notes"] if "clay = 1 - sand - silt" in note]
+    assert note.endswith("drop clay and compute it from the others")
+    save_model(fitted.model, tmp_path / "model")
+    certificates = certify(evidence_without(load_model(tmp_path / "model"), "none here"))
+    assert any("drop clay, fit again" in note for note in certificates.notes)
+    trip = next(claim for claim in certificates.claims if claim.claim.startswith("all but a small share"))
+    assert trip.verdict == "holds" or "drop clay and fit again" in trip.remedy
+
+
+def test_fit_of_near_copies_is_resumed_to_the_same_model(tmp_path: Path) -> None:
+    """The split that is on record is found again, after an interruption and by the certificate."""
+    base = np.random.default_rng(11).normal(size=(60, 2))
+    rows = np.repeat(base, 4, axis=0) + 1e-6 * np.random.default_rng(12).normal(size=(240, 2))
+    write_table(tmp_path / "table.csv", rows, ["a", "b"])
+    table = read_table(tmp_path / "table.csv")
+
+    def stop(record: dict[str, Any]) -> None:
+        if record["kind"] == "step":
+            raise KeyboardInterrupt
+
+    whole = fit_run(table, tmp_path / "whole", settings())
+    with pytest.raises(KeyboardInterrupt):
+        fit_run(table, tmp_path / "cut", settings(), stop)
+    fit_run(table, tmp_path / "cut", settings())
+    assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
+    with RunFolder.open(tmp_path / "whole", "resume") as folder:
+        evidence = evidence_of_run(folder, whole.model)
+    nll = -log_prob(whole.model.flow, evidence.held_out.x).mean()
+    told = whole.results["held_out_nll_nats"] - np.log(whole.model.schema.scale).sum()
+    assert float(nll) == pytest.approx(told, abs=1e-6)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jkoflow.certify import (
+    cell_mass,
     dissipation,
     held_out_nll,
     integrity,
@@ -36,6 +37,7 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "smoothing": smoothing.claims,
     "inversion": inversion.claims,
     "integrity": integrity.claims,
+    "cell mass": cell_mass.claims,
 }
 
 

@@ -7,7 +7,8 @@ The law that the rows come from is never part of it. Source: ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -40,6 +41,8 @@ class Evidence:
         unsmoothed: The same rows before they were smoothed; None where nothing was smoothed.
         smoothing: How they were, its time resolved; None where nothing was smoothed.
         dequantised: Columns to which uniform noise of the measuring step was added, by name.
+        dependent: The relation of each column that others determine exactly, such as
+            `clay = 1 - sand - silt`, by its name.
         repeated_rows: How many of the held-out rows occur among those of the fit; None where not known.
         names: Names of the columns; empty where they have none.
         cross_validated: Models fitted as this one was without a part of its rows, each with that part; empty
@@ -53,6 +56,7 @@ class Evidence:
     unsmoothed: Particles | None = None
     smoothing: Smoothing | None = None
     dequantised: tuple[str, ...] = ()
+    dependent: Mapping[str, str] = field(default_factory=dict)
     repeated_rows: int | None = None
     names: tuple[str, ...] = ()
     cross_validated: tuple[Evidence, ...] = ()

@@ -26,13 +26,14 @@ from torch import Tensor
 from jkoflow.blocks import Block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.certify.notes import round_trip_remedy
 from jkoflow.certify.reference import Reference
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob, standard_error
 from jkoflow.flow.sampling import round_trip_tolerance
 from jkoflow.particles import Particles
 
-__all__ = ["claims", "jacobians"]
+__all__ = ["claims", "jacobians", "share_interval"]
 
 Reals = npt.NDArray[np.float64]
 
@@ -186,7 +187,7 @@ def _round_trip(evidence: Evidence) -> Claim:
     if len(miss) and x.dtype != torch.float64:
         near = _near_inverse_image(evidence.flow, ends.rows(miss), x[miss], tolerance)
         miss = miss[~near]
-    interval = _share_interval(len(miss), len(ends))
+    interval = share_interval(len(miss), len(ends))
     verdict = verdict_below(interval, _MISSED_SHARE)
     return Claim(
         *_ROUND_TRIP,
@@ -200,7 +201,7 @@ def _round_trip(evidence: Evidence) -> Claim:
         if evidence.unweighted
         else "rows: base noise",
         rows=len(ends),
-        remedy="" if verdict == "holds" else "fit blocks with more solver steps, or more and smaller steps",
+        remedy="" if verdict == "holds" else round_trip_remedy(evidence),
     )
 
 
@@ -239,7 +240,7 @@ def _latent_rows(evidence: Evidence) -> Particles | None:
     return Particles(torch.cat([noise, image]), both)
 
 
-def _share_interval(count: int, n: int) -> Interval:
+def share_interval(count: int, n: int) -> Interval:
     """Clopper and Pearson's interval of a share, never too narrow; its lower end at `_ACCUSING_LEVEL`."""
     tail, lower_tail = (1 - LEVEL) / 2, (1 - _ACCUSING_LEVEL) / 2
     low = float(beta.ppf(lower_tail, count, n - count + 1)) if count else 0.0

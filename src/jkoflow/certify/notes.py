@@ -10,13 +10,27 @@ from __future__ import annotations
 from jkoflow.certify.evidence import Evidence
 from jkoflow.data.table import join_names
 
-__all__ = ["notes_on"]
+__all__ = ["notes_on", "round_trip_remedy"]
 
 
 def notes_on(evidence: Evidence) -> tuple[str, ...]:
     """The notes of a certificate: rows that were seen, weighted, dequantised or smoothed; then remarks."""
-    own = (_repeats(evidence), _weighted(evidence), _dequantised(evidence), _smoothed(evidence))
+    own = (
+        _repeats(evidence),
+        _weighted(evidence),
+        _dequantised(evidence),
+        _dependent(evidence),
+        _smoothed(evidence),
+    )
     return (*(note for note in own if note), *evidence.remarks)
+
+
+def round_trip_remedy(evidence: Evidence) -> str:
+    """What to change where rows do not come back through the inverse and the map."""
+    if not evidence.dependent:
+        return "fit blocks with more solver steps, or more and smaller steps"
+    names, told = (join_names(list(words)) for words in (evidence.dependent, evidence.dependent.values()))
+    return f"drop {names} and fit again: columns that determine each other ({told}) have no density together"
 
 
 def _repeats(evidence: Evidence) -> str:
@@ -46,6 +60,16 @@ def _dequantised(evidence: Evidence) -> str:
     return (
         f"rows are dequantised: {columns} got uniform noise of one measuring step "
         f"({join_names(evidence.dequantised)}); the claims are about the law with that noise"
+    )
+
+
+def _dependent(evidence: Evidence) -> str:
+    if not evidence.dependent:
+        return ""
+    return (
+        f"columns determine each other exactly ({join_names(list(evidence.dependent.values()))}), so that "
+        f"the table's law has no density in all of them: drop {join_names(list(evidence.dependent))}, fit "
+        "again, and compute it from the others"
     )
 
 

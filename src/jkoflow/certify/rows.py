@@ -18,7 +18,7 @@ import torch
 
 from jkoflow.certify.evidence import Evidence
 from jkoflow.data import Table, Weights
-from jkoflow.fitting import Split, encode_rows, split_rows
+from jkoflow.fitting import Split, encode_rows, split_of_run
 from jkoflow.model import Model
 from jkoflow.particles import Particles
 from jkoflow.particles.smoothing import resolve_smoothing
@@ -90,7 +90,7 @@ def evidence_of_run(run: RunFolder, model: Model) -> Evidence:
     found, why = find_table(run)
     if found is None:
         return evidence_without(model, why)
-    split = split_rows(found.table, model.settings)
+    split = split_of_run(found.table, model.settings, run.description)
     rows = split.holdout
     if not len(rows):
         return evidence_without(model, "the run set none aside (holdout_fraction)")
@@ -109,7 +109,7 @@ def seen_in_run(run: RunFolder, model: Model) -> tuple[Hashes | None, str]:
     found, why = find_table(run)
     if found is None:
         return None, why
-    split = split_rows(found.table, model.settings)
+    split = split_of_run(found.table, model.settings, run.description)
     return seen_hashes(found.table, found.context, split), ""
 
 
@@ -136,7 +136,14 @@ def _bare(model: Model) -> Evidence:
         smoothing=resolve_smoothing(model.facts.get("smoothing")),
         dequantised=model.schema.dequantised,
         names=tuple(model.schema.names),
+        dependent=_dependent(model),
     )
+
+
+def _dependent(model: Model) -> dict[str, str]:
+    """What `facts.dependent_columns` says; nothing in a model of before they were looked for."""
+    found = model.facts.get("dependent_columns")
+    return {str(name): str(relation) for name, relation in found.items()} if isinstance(found, dict) else {}
 
 
 def _hashes(table: Table, context: Table | None) -> Hashes:

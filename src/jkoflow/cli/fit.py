@@ -26,7 +26,7 @@ from jkoflow.fitting import (
     described_weights,
     fit_table,
     recognise_by,
-    split_rows,
+    split_of_run,
 )
 from jkoflow.runs import Mode, RunFolder
 from jkoflow.storage import shown
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
                 full, _context_columns(options, recorded), _weight_column(options, recorded)
             )
             if folder.status == "finished":
-                split = split_rows(table, settings)
+                split = split_of_run(table, settings, folder.description)
                 told = described_weights(weight, _weight_column(options, recorded))
                 folder.require_same(
                     recognise_by(describe(table, context, settings, split, told)), added=ADDED

@@ -8,6 +8,7 @@ Source: the bijection is that of `jkoflow.data.schema`.
 from __future__ import annotations
 
 from jkoflow.data.columns import Column
+from jkoflow.data.dependence import Relation, dependence_notes, dependent_columns
 from jkoflow.data.files import check_output, hash_file, write_table
 from jkoflow.data.reading import TableSource, read_table
 from jkoflow.data.schema import Schema
@@ -16,6 +17,7 @@ from jkoflow.data.weights import Weights, checked_weight, counted_rows
 
 __all__ = [
     "Column",
+    "Relation",
     "Schema",
     "Table",
     "TableSource",
@@ -23,6 +25,8 @@ __all__ = [
     "check_output",
     "checked_weight",
     "counted_rows",
+    "dependence_notes",
+    "dependent_columns",
     "hash_file",
     "read_table",
     "write_table",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GridRules", "Measurement", "common_step", "measure"]
+__all__ = ["GridRules", "Measurement", "common_step", "finest_step", "measure"]
 
 Reals = npt.NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def measure(values: Reals, *, integer: bool = False, rules: GridRules | None = N
     step = common_step(distinct, integer=integer, rules=rules)
     tied = len(distinct) < rules.few_distinct * len(values) or (largest > 1 and share > rules.large_share)
     if step is None and tied:
-        step = _smallest_gap(distinct, rules)
+        step = finest_step(distinct, rules=rules)
     return None if step is None else Measurement(step, share)
 
 
@@ -141,8 +141,15 @@ def _refine(distinct: Reals, step: float, rounding: float) -> float | None:
     return step if float(_remainders(offsets, step).max()) <= rounding else None
 
 
-def _smallest_gap(distinct: Reals, rules: GridRules) -> float:
-    """The smallest difference between neighbours that a flow could see."""
+def finest_step(distinct: Reals, *, rules: GridRules | None = None) -> float:
+    """The smallest difference between neighbours that a flow could see.
+
+    Arguments:
+        distinct: Values of the column, shape `(n,)`, not all equal.
+        rules: How fine a step may be; `GridRules()` if None.
+    """
+    rules = rules or GridRules()
+    distinct = np.unique(distinct)
     gaps = np.diff(distinct)
     seen = gaps[gaps > float(distinct[-1] - distinct[0]) / rules.most_cells]
     return float(seen.min() if seen.size else gaps.max())

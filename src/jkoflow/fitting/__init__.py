@@ -8,7 +8,14 @@ from __future__ import annotations
 from jkoflow.fitting.fit_table import Fitted, check_options, fit_table
 from jkoflow.fitting.record import Progress
 from jkoflow.fitting.rows import HeldOutRows, encode_rows
-from jkoflow.fitting.split import Split, describe, described_weights, recognise_by, split_rows
+from jkoflow.fitting.split import (
+    Split,
+    describe,
+    described_weights,
+    recognise_by,
+    split_of_run,
+    split_rows,
+)
 
 __all__ = [
     "Fitted",
@@ -21,5 +28,6 @@ __all__ = [
     "encode_rows",
     "fit_table",
     "recognise_by",
+    "split_of_run",
     "split_rows",
 ]

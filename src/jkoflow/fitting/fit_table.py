@@ -14,9 +14,9 @@ from jkoflow.blocks import family_named
 from jkoflow.config import Settings
 from jkoflow.data import Table, Weights
 from jkoflow.fitting.record import Progress, open_journal
-from jkoflow.fitting.results import results_of
+from jkoflow.fitting.results import check_cell_mass, results_of
 from jkoflow.fitting.rows import empty_model, mean_log_jacobian, particles_of
-from jkoflow.fitting.split import Split, describe, described_weights, split_rows
+from jkoflow.fitting.split import Split, describe, described_weights, split_of_run
 from jkoflow.functionals import KL
 from jkoflow.laws import check_law, law_named
 from jkoflow.methods import Job, method_named
@@ -24,7 +24,7 @@ from jkoflow.model import Model, save_model
 from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.recipe import Recipe
 from jkoflow.runs import RunFolder
-from jkoflow.runtime import Runtime, one_thread, resolve_device, resolve_dtype
+from jkoflow.runtime import Runtime, one_thread, resolve_device
 from jkoflow.schedule import check_gamma
 from jkoflow.steps import initial_state
 from jkoflow.world import ALONE, World
@@ -92,29 +92,31 @@ def fit_table(
 
     Raises:
         InputError: The table, the context, the weights or an option is refused.
-        NumericalError: A block could not be trained.
+        NumericalError: A block could not be trained, or the density that was found is none.
         RunFolderError: The run folder cannot be written.
     """
     check_options(settings)
     recipe = recipe or Recipe()
-    runtime = Runtime(settings.seed, resolve_device(settings.device), resolve_dtype(settings.dtype))
-    split = split_rows(table, settings)
+    split = split_of_run(table, settings, None if run is None or run.is_new else run.description)
     law = law_named(settings.law, table.dim)
     empty = empty_model(table, context, weight, split, settings, law, world)
     parts = particles_of(empty, table, context, weight, split, world)
+    runtime = Runtime(settings.seed, empty.like.device, empty.like.dtype)
 
     description = describe(table, context, settings, split, described_weights(weight, weight_column))
     jacobian = mean_log_jacobian(empty.schema, parts["validation"])
     journal, recorder, n_taken = open_journal(run, description, settings, jacobian, progress, world)
     progress({"kind": "start", "split": split.sizes(), "notes": list(empty.schema.notes), "taken": n_taken})
-    job = Job(settings, family_named(settings.block, rules=recipe.network), runtime, journal, recipe)
+    job = Job(empty.settings, family_named(settings.block, rules=recipe.network), runtime, journal, recipe)
     start = initial_state(KL(empty.flow.law), parts["train"], parts["validation"])
     state = method_named(settings.objective)(start, job)
 
     model = replace(empty, flow=state.flow)
+    check_cell_mass(model.flow, parts["train"])
     judged = model if state.judged is None else replace(model, flow=state.judged)
     seconds = recorder.stopwatch.seconds()
-    results = results_of(model, judged, parts, context, cpu_seconds=seconds)
+    groups = {name: split.groups_of(name) for name in parts}
+    results = results_of(model, judged, parts, context, groups=groups, cpu_seconds=seconds)
     summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
     model = replace(model, facts={**empty.facts, **summary})
     if run is not None and world.is_first:

@@ -7,22 +7,36 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, below eq. (38).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from jkoflow.data import Table
-from jkoflow.flow import log_prob, sample
+from jkoflow.errors import NumericalError
+from jkoflow.flow import Flow, log_prob, sample
+from jkoflow.flow.cells import log_cell_mass
 from jkoflow.laws import Gaussian
 from jkoflow.model import Model
 from jkoflow.particles import Moments, Particles
 
-__all__ = ["results_of"]
+__all__ = ["check_cell_mass", "results_of"]
+
+Numbers = npt.NDArray[np.int64]
 
 
 def results_of(
-    model: Model, judged: Model, parts: Mapping[str, Particles], context: Table | None, **told: Any
+    model: Model,
+    judged: Model,
+    parts: Mapping[str, Particles],
+    context: Table | None,
+    *,
+    groups: Mapping[str, Numbers | None],
+    **told: Any,
 ) -> dict[str, Any]:
     """The summary.
 
@@ -31,16 +45,41 @@ def results_of(
         judged: The model that the validation rows may judge, where the other was fitted on them.
         parts: The particles of each part of the split.
         context: The context's rows, or None.
+        groups: The group of near copies of each row of each part; None where no rows are near copies.
         told: What else is told: CPU-seconds, for example.
     """
     notes = [*model.schema.notes, *([] if judged is model else [_fitted_on_all])]
     return {
-        **_held_out(model if "holdout" in parts else judged, parts),
+        **_held_out(model if "holdout" in parts else judged, parts, groups),
         "round_trip_error": _round_trip(model, context),
         "blocks": len(model.flow),
         **told,
         "notes": notes,
     }
+
+
+def check_cell_mass(flow: Flow, train: Particles, *, rows: int = 4096, rounding: float = 0.1) -> None:
+    """Refuse a density that puts more than 1 on the cells of its float type around training rows.
+
+    Arguments:
+        flow: The density.
+        train: Training rows; the first of them, which are in random order, are looked at.
+        rows: How many.
+        rounding: Nats by which `log_prob` may be too high throughout for its own rounding.
+
+    Raises:
+        NumericalError: It is no density; the model must not be kept.
+    """
+    some = train.rows(slice(0, rows))
+    nats = some.world.largest(log_cell_mass(flow, some.x, some.context))
+    if nats > rounding:
+        dtype = str(some.x.dtype).removeprefix("torch.")
+        remedy = "fit with dtype='float64'" if dtype != "float64" else "take a logarithm of narrow columns"
+        raise NumericalError(
+            f"the fitted density puts e^{nats:.1f} on the {dtype} cells around {len(some):,} training rows, "
+            "expected at most 1: it is no density, and no model was kept",
+            remedy=remedy,
+        )
 
 
 _fitted_on_all = (
@@ -49,13 +88,15 @@ _fitted_on_all = (
 )
 
 
-def _held_out(model: Model, parts: Mapping[str, Particles]) -> dict[str, Any]:
+def _held_out(
+    model: Model, parts: Mapping[str, Particles], groups: Mapping[str, Numbers | None]
+) -> dict[str, Any]:
     """NLL on rows that no block was trained on, beside that of a Gaussian fitted to the training rows.
 
     Both are in nats in data units. The Gaussian has the shrunk covariance of `Moments`.
     """
     name = "holdout" if "holdout" in parts else "validation"
-    rows = parts[name]
+    rows, group = parts[name], groups[name]
     jacobian = model.schema.log_jacobian(rows.x)
     ours = -(log_prob(model.flow, rows.x, rows.context).cpu() + jacobian)
     moments = Moments.of(parts["train"])
@@ -66,12 +107,28 @@ def _held_out(model: Model, parts: Mapping[str, Particles]) -> dict[str, Any]:
         "held_out_on": name,
         "held_out_rows": len(rows),
         "held_out_nll_nats": rows.mean(ours),
-        "held_out_nll_se_nats": rows.standard_error(ours),
+        "held_out_nll_se_nats": _standard_error(rows, ours, group),
         "gaussian_nll_nats": rows.mean(theirs),
-        "gaussian_nll_se_nats": rows.standard_error(theirs),
+        "gaussian_nll_se_nats": _standard_error(rows, theirs, group),
         "gaussian_minus_ours_nats": rows.mean(theirs - ours),
-        "gaussian_minus_ours_se_nats": rows.standard_error(theirs - ours),
+        "gaussian_minus_ours_se_nats": _standard_error(rows, theirs - ours, group),
     }
+
+
+def _standard_error(rows: Particles, nats: Tensor, group: Numbers | None) -> float:
+    """Standard error of the weighted mean of `nats`, shape `(n,)`; groups of near copies count as one each.
+
+    The sandwich estimator for clusters, of sums of deviations in each (Liang & Zeger 1986, Biometrika 73).
+    """
+    if group is None:
+        return rows.standard_error(nats)
+    _, label = np.unique(group, return_inverse=True)
+    weight = torch.ones_like(nats) if rows.weight is None else rows.weight.to(nats)
+    off = (weight * (nats - rows.mean(nats))).cpu().numpy()
+    sums = np.bincount(label, weights=off)
+    if len(sums) < 2:
+        return math.nan
+    return float(np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / float(weight.sum()))
 
 
 def _round_trip(model: Model, context: Table | None, *, rows: int = 256) -> dict[str, float]:

@@ -8,7 +8,7 @@ Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from jkoflow.config import Settings
-from jkoflow.data import Schema, Table, Weights
+from jkoflow.data import Schema, Table, Weights, dependence_notes, dependent_columns
+from jkoflow.data.resolution import crowded_columns, crowding_note
 from jkoflow.errors import InputError
 from jkoflow.fitting.split import Split
 from jkoflow.flow import Flow
@@ -73,6 +74,7 @@ def empty_model(
 ) -> Model:
     """The model before the first block: columns, by the rows that a fit may see, and an empty flow.
 
+    Its settings are those given but for float64, where float32 cannot tell the values of a column apart.
     With several processes the columns are those that the first one reads from its rows.
 
     Raises:
@@ -85,7 +87,16 @@ def empty_model(
     schema, context_schema = _same(Schema.fit(table, rows=seen, weight=counts), world), None
     if context is not None:
         context_schema = _same(Schema.fit(context, role="context", rows=seen, weight=counts), world)
+    settings, notes = _resolved(settings, world, (table, schema), (context, context_schema))
+    schema = replace(schema, notes=(*schema.notes, *notes))
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
+    schema = replace(schema, notes=(*schema.notes, *world.broadcast(list(split.notes()))))
+    relations = dependent_columns(table, schema.columns)
+    dependent = world.broadcast({relation.column: str(relation) for relation in relations})
+    if dependent:
+        facts["dependent_columns"] = dependent
+        notes = world.broadcast(list(dependence_notes(relations)))
+        schema = replace(schema, notes=(*schema.notes, *notes))
     smoothing = resolve_smoothing(settings.smoothing)
     if smoothing is not None:
         raw = torch.empty(0, dtype=torch.float64)
@@ -94,6 +105,22 @@ def empty_model(
         fixed = smoothing.resolve(x, counts)
         facts["smoothing"] = {"kind": fixed.kind, "time": fixed.time}
     return Model(schema, Flow(law), settings, context_schema, facts)
+
+
+def _resolved(
+    settings: Settings, world: World, *tables: tuple[Table | None, Schema | None]
+) -> tuple[Settings, tuple[str, ...]]:
+    """The settings, in float64 where float32 cannot tell a column's values apart, and the note of it."""
+    names = [
+        name
+        for table, schema in tables
+        if table is not None and schema is not None
+        for name in crowded_columns(table, schema.columns, np.float32)
+    ]
+    names = world.broadcast(names)
+    if not names or settings.dtype == "float64":
+        return settings, ()
+    return settings.with_options(dtype="float64"), (crowding_note(names),)
 
 
 def _same(schema: Schema, world: World) -> Schema:
@@ -120,7 +147,7 @@ def particles_of(
         world: The processes of the fit, of which this one has these rows.
     """
     parts = {}
-    for name, rows in vars(split).items():
+    for name, rows in split.parts().items():
         if not len(rows):
             continue
         x, given = _positions(model, table, rows=rows, stream=name, seed=model.settings.seed), None

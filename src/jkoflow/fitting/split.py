@@ -1,9 +1,9 @@
 r"""Which rows of a table do what: trained on, looked at by choices, looked at by nothing.
 
-    rank = seeded permutation of the distinct rows;   holdout | validation | train by rank
+    rank = seeded permutation of the groups of copies;   holdout | validation | train by rank
 
-Rows that are exact copies of each other stay on the same side, so that no held-out row was trained on.
-Source: ours.
+Rows that are exact copies of each other stay on the same side, and near copies too (`data.near_copies`), so
+that no held-out row was trained on, nor one that is nearly it. Source: ours.
 """
 
 from __future__ import annotations
@@ -19,28 +19,72 @@ import torch
 from jkoflow.config import Settings
 from jkoflow.data import Table, Weights
 from jkoflow.data.distinct import group_rows
+from jkoflow.data.near_copies import Groups, group_copies
 from jkoflow.runtime import Runtime
 
-__all__ = ["Split", "describe", "described_weights", "recognise_by", "split_rows"]
+__all__ = [
+    "Split",
+    "describe",
+    "described_weights",
+    "recognise_by",
+    "split_of_run",
+    "split_rows",
+]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the table: trained on, looked at by choices, looked at by nothing."""
+    """Row numbers of the table: trained on, looked at by choices, looked at by nothing.
+
+    Arguments:
+        train: Trained on.
+        validation: Looked at by choices.
+        holdout: Looked at by nothing.
+        copies: The groups that stayed together, where some of them are of near copies; None where none is.
+    """
 
     train: npt.NDArray[np.int64]
     validation: npt.NDArray[np.int64]
     holdout: npt.NDArray[np.int64]
+    copies: Groups | None = None
+
+    def parts(self) -> dict[str, npt.NDArray[np.int64]]:
+        """The row numbers of each part, by its name."""
+        return {"train": self.train, "validation": self.validation, "holdout": self.holdout}
 
     def sizes(self) -> dict[str, int]:
         """Rows of each part."""
-        return {"train": len(self.train), "validation": len(self.validation), "holdout": len(self.holdout)}
+        return {name: len(rows) for name, rows in self.parts().items()}
+
+    def groups_of(self, part: str) -> npt.NDArray[np.int64] | None:
+        """The number of the group of each row of a part; None where no rows are near copies."""
+        return None if self.copies is None else self.copies.group[self.parts()[part]]
+
+    def notes(self) -> tuple[str, ...]:
+        """What the summary says of near copies; nothing where there are none."""
+        if self.copies is None:
+            return ()
+        return (
+            f"{self.copies.near_rows:,} rows lie closer to others than chance allows: "
+            f"{self.copies.near_groups:,} groups of near copies, each of which stays on one side of the "
+            "split; what is told of held-out rows is told of groups that the fit did not see",
+        )
 
 
-def split_rows(table: Table, settings: Settings) -> Split:
-    """A seeded split in which exact copies of a row stay together."""
-    group = group_rows(table.values)
-    n_groups = int(group.max()) + 1
+def split_rows(table: Table, settings: Settings, *, near_copies: bool = True) -> Split:
+    """A seeded split in which copies of a row stay together.
+
+    Arguments:
+        table: The rows.
+        settings: Shares and seed.
+        near_copies: Whether near copies are looked for; without, exact ones alone stay together.
+    """
+    if near_copies:
+        copies = group_copies(table.values)
+    else:
+        exact = group_rows(table.values)
+        copies = Groups(exact, int(exact.max()) + 1)
+    group, n_groups = copies.group, copies.n_groups
     generator = Runtime(settings.seed).stream("split")
     rank = torch.randperm(n_groups, generator=generator).numpy()[group]
     n_holdout = round(settings.holdout_fraction * n_groups)
@@ -51,7 +95,18 @@ def split_rows(table: Table, settings: Settings) -> Split:
         train=rows[ordered >= n_holdout + n_validation],
         validation=rows[(ordered >= n_holdout) & (ordered < n_holdout + n_validation)],
         holdout=rows[ordered < n_holdout],
+        copies=copies if copies.near_groups else None,
     )
+
+
+def split_of_run(table: Table, settings: Settings, description: dict[str, Any] | None) -> Split:
+    """The split of a run by what is on record of it, None where it is new.
+
+    A run of before near copies were looked for did not group them.
+    """
+    if description is None:
+        return split_rows(table, settings)
+    return split_rows(table, settings, near_copies="near_copies" in description.get("split", {}))
 
 
 def describe(
@@ -70,6 +125,9 @@ def describe(
         split: Which rows do what.
         weight: What is told of the weights, their column and their SHA-256; None where there are none.
     """
+    copies = split.copies
+    near = {} if copies is None else {"groups": copies.near_groups, "rows": copies.near_rows}
+    rule = "seeded permutation of distinct rows; holdout, validation, train"
     told = {
         "settings": settings.to_dict(),
         "seed": settings.seed,
@@ -80,7 +138,7 @@ def describe(
             "columns": list(table.columns),
         },
         "context": None if context is None else {"sha256": context.sha256, "columns": list(context.columns)},
-        "split": {**split.sizes(), "rule": "seeded permutation of distinct rows; holdout, validation, train"},
+        "split": {**split.sizes(), "rule": rule, **({"near_copies": near} if near else {})},
     }
     return told if weight is None else {**told, "weights": weight}
 

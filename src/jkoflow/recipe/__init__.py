@@ -2,7 +2,9 @@
 
 Each part is a small class whose fields say what each number is and in which unit. What a user chooses is in
 `Settings`; what was found to serve all tables is here. The limits of EM (`MixtureRules`), of the search for
-an inverse (`InverseSearch`) and of columns on a grid (`GridRules`) stand beside the code that uses them.
+an inverse (`InverseSearch`), of columns on a grid (`GridRules`) or that others determine (`DependenceRules`),
+of near copies (`NearCopyRules`) and of what floats can tell apart (`ResolutionRules`) stand beside the code
+that uses them.
 Source: docs/performance.md.
 """
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from jkoflow.data.columns.base import Column, ColumnSample, Finding, Note, Reals
-from jkoflow.data.dequantise import GridRules, Measurement, measure
+from jkoflow.data.dequantise import GridRules, Measurement, finest_step, measure
+from jkoflow.data.resolution import is_crowded
 from jkoflow.data.weights import mean_and_deviation
 
 __all__ = ["GridColumn"]
@@ -20,6 +21,10 @@ __all__ = ["GridColumn"]
 _DEQUANTISED = (
     "dequantised {count} of {dim} columns, which are integer, tied or on a grid; "
     "log_prob is that of the dequantised data"
+)
+_CROWDED = (
+    "dequantised {count} of {dim} columns, whose values lie closer than float64 can tell apart beside the "
+    "range of all; log_prob is that of the dequantised data, and a logarithm of the column may serve better"
 )
 _PEAKED = "one value is repeated on a fine grid, so that log_prob is dominated by it"
 
@@ -51,7 +56,7 @@ class GridColumn(Column):
         rules = GridRules()
         measured = measure(sample.distinct, integer=sample.integer, rules=rules)
         if measured is None:
-            return None
+            return cls._read_crowded(sample, rules)
         location, scale = mean_and_deviation(sample.seen, sample.weight, step=measured.step)
         column = cls(sample.name, location, scale, measured.step)
         notes = [Note(_DEQUANTISED, f"{column.name} (step {column.step:.4g})")]
@@ -59,6 +64,17 @@ class GridColumn(Column):
             share = f"{measured.largest_share:.1%} of the rows within {column.step:.3g}"
             notes.append(Note(_PEAKED, f"{column.name} ({share})"))
         return Finding(column, tuple(notes))
+
+    @classmethod
+    def _read_crowded(cls, sample: ColumnSample, rules: GridRules) -> Finding | None:
+        """The column where standardised values are tied in float64, which alone leaves them no density."""
+        location, scale = mean_and_deviation(sample.seen, sample.weight)
+        if not scale > 0 or not is_crowded(sample.distinct, cls(sample.name, location, scale, scale), float):
+            return None
+        step = finest_step(sample.distinct, rules=rules)
+        location, scale = mean_and_deviation(sample.seen, sample.weight, step=step)
+        note = Note(_CROWDED, f"{sample.name} (step {step:.4g})")
+        return Finding(cls(sample.name, location, scale, step), (note,))
 
     def add_noise(self, values: Reals, uniform: Reals) -> Reals:
         """Values uniform on the cell of width h around each recorded one."""
