@@ -16,7 +16,7 @@ from jkoflow.data import Table
 from jkoflow.flow import log_prob, sample
 from jkoflow.laws import Gaussian
 from jkoflow.model import Model
-from jkoflow.particles import Moments, Particles
+from jkoflow.particles import Moments, Particles, joined
 
 __all__ = ["results_of"]
 
@@ -56,6 +56,8 @@ def _held_out(model: Model, parts: Mapping[str, Particles]) -> dict[str, Any]:
     """
     name = "holdout" if "holdout" in parts else "validation"
     rows = parts[name]
+    if name == "validation" and "outliers" in parts:
+        rows = joined(rows, parts["outliers"])
     jacobian = model.schema.log_jacobian(rows.x)
     ours = -(log_prob(model.flow, rows.x, rows.context).cpu() + jacobian)
     moments = Moments.of(parts["train"])

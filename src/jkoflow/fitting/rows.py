@@ -82,9 +82,12 @@ def empty_model(
         raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
     seen = np.concatenate([split.train, split.validation])
     counts = None if weight is None else weight[seen]
-    schema, context_schema = _same(Schema.fit(table, rows=seen, weight=counts), world), None
+    known: dict[str, Any] = {"rows": seen, "weight": counts}
+    if split.far is not None:
+        known["apart"] = split.far
+    schema, context_schema = _same(Schema.fit(table, **known), world), None
     if context is not None:
-        context_schema = _same(Schema.fit(context, role="context", rows=seen, weight=counts), world)
+        context_schema = _same(Schema.fit(context, role="context", **known), world)
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
     smoothing = resolve_smoothing(settings.smoothing)
     if smoothing is not None:
@@ -120,7 +123,7 @@ def particles_of(
         world: The processes of the fit, of which this one has these rows.
     """
     parts = {}
-    for name, rows in vars(split).items():
+    for name, rows in split.parts().items():
         if not len(rows):
             continue
         x, given = _positions(model, table, rows=rows, stream=name, seed=model.settings.seed), None

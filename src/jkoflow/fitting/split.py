@@ -2,14 +2,16 @@ r"""Which rows of a table do what: trained on, looked at by choices, looked at b
 
     rank = seeded permutation of the distinct rows;   holdout | validation | train by rank
 
-Rows that are exact copies of each other stay on the same side, so that no held-out row was trained on.
-Source: ours.
+Rows that are exact copies of each other stay on the same side, so that no held-out row was trained on. Gross
+outliers (`jkoflow.data.outliers`) are drawn apart, to be judged on by the same chance as any row; no other
+part of the fit looks at them, and all other rows have the parts that they would have without them. Source:
+ours.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from jkoflow.config import Settings
 from jkoflow.data import Table, Weights
 from jkoflow.data.distinct import group_rows
+from jkoflow.data.outliers import Outliers, find_outliers
 from jkoflow.runtime import Runtime
 
 __all__ = ["Split", "describe", "described_weights", "recognise_by", "split_rows"]
@@ -26,31 +29,70 @@ __all__ = ["Split", "describe", "described_weights", "recognise_by", "split_rows
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the table: trained on, looked at by choices, looked at by nothing."""
+    """Row numbers of the table: trained on, looked at by choices, looked at by nothing.
+
+    Arguments:
+        train: What blocks are trained on.
+        validation: What choices look at.
+        holdout: What nothing looks at, gross outliers among them by chance.
+        outliers: Gross outliers that belong to the rows that choices look at, but are only judged on.
+        aside: The other gross outliers, which nothing looks at.
+        far: What of the table lies far out.
+    """
 
     train: npt.NDArray[np.int64]
     validation: npt.NDArray[np.int64]
     holdout: npt.NDArray[np.int64]
+    outliers: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    aside: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    far: Outliers | None = None
+
+    def parts(self) -> dict[str, npt.NDArray[np.int64]]:
+        """The row numbers of each part that a fit has a use for, by its name."""
+        parts = {"train": self.train, "validation": self.validation, "holdout": self.holdout}
+        return {**parts, "outliers": self.outliers} if len(self.outliers) else parts
 
     def sizes(self) -> dict[str, int]:
-        """Rows of each part."""
-        return {"train": len(self.train), "validation": len(self.validation), "holdout": len(self.holdout)}
+        """Rows of each part; of outliers that are not held out only where there are some."""
+        sizes = {name: len(rows) for name, rows in self.parts().items()}
+        return {**sizes, "aside": len(self.aside)} if len(self.aside) else sizes
 
 
-def split_rows(table: Table, settings: Settings) -> Split:
-    """A seeded split in which exact copies of a row stay together."""
+def split_rows(
+    table: Table, settings: Settings, context: Table | None = None, weight: Weights | None = None
+) -> Split:
+    """A seeded split in which exact copies of a row stay together.
+
+    Arguments:
+        table: The rows.
+        settings: Seed and fractions.
+        context: What each row is conditioned on; None for nothing.
+        weight: How much each counts, shape `(n,)`; None where all count the same.
+    """
+    far = find_outliers(table, context, weight)
     group = group_rows(table.values)
-    n_groups = int(group.max()) + 1
-    generator = Runtime(settings.seed).stream("split")
-    rank = torch.randperm(n_groups, generator=generator).numpy()[group]
+    common = group if not far.rows.any() else np.unique(group[~far.rows])
+    n_groups = int(group.max()) + 1 if common is group else len(common)
+    runtime = Runtime(settings.seed)
+    order = torch.randperm(n_groups, generator=runtime.stream("split")).numpy()
+    rank = order[group if common is group else np.searchsorted(common, group).clip(max=n_groups - 1)]
     n_holdout = round(settings.holdout_fraction * n_groups)
     n_validation = max(1, round(settings.validation_fraction * n_groups))
     rows = np.argsort(rank, kind="stable")
+    rows, apart = rows[~far.rows[rows]], np.flatnonzero(far.rows)
     ordered = rank[rows]
+    generator = runtime.stream("split outliers")
+    chance = torch.rand(int(group.max()) + 1, generator=generator).numpy()[group[apart]]
+    share = settings.holdout_fraction if n_holdout else 0.0
+    held_out = chance < share
+    judged = ~held_out & (chance < share + settings.validation_fraction)
     return Split(
         train=rows[ordered >= n_holdout + n_validation],
         validation=rows[(ordered >= n_holdout) & (ordered < n_holdout + n_validation)],
-        holdout=rows[ordered < n_holdout],
+        holdout=np.concatenate([rows[ordered < n_holdout], apart[held_out]]),
+        outliers=apart[judged],
+        aside=apart[~held_out & ~judged],
+        far=far,
     )
 
 

@@ -25,7 +25,7 @@ from jkoflow.model import Model, load_model
 from jkoflow.report.contents import HeldOut, ReportData
 from jkoflow.report.samples import pick_rows
 from jkoflow.runs import RunFolder
-from jkoflow.runs.table import find_table
+from jkoflow.runs.table import FoundTable, find_table
 from jkoflow.runtime import seed_stream
 from jkoflow.storage import read_json
 
@@ -54,7 +54,7 @@ def gather_report(run: RunFolder, *, rows: int = 2000) -> tuple[ReportData, str]
         table, context = found.table, found.context
         picked = pick_rows(np.arange(float(len(table)))[:, None], rows)[:, 0].astype(np.int64)
         real = _dequantised(model, table.take(picked), model.settings.seed)
-        latent = _latent(model, table, context, results["held_out_on"])
+        latent = _latent(model, found, results["held_out_on"])
         context = None if context is None else context.take(picked)
     certificates, uncertified = read_certificates(run)
     empty = np.empty((0, model.schema.dim))
@@ -93,8 +93,9 @@ def _dequantised(model: Model, table: Table, seed: int) -> Reals:
     return model.schema.decode(model.schema.encode(table, generator=generator))
 
 
-def _latent(model: Model, table: Table, context: Table | None, part: str) -> Reals:
-    rows = getattr(split_rows(table, model.settings), part)
+def _latent(model: Model, found: FoundTable, part: str) -> Reals:
+    table, context = found.table, found.context
+    rows = getattr(split_rows(table, model.settings, context, found.weight), part)
     given = None if context is None else context.take(rows)
     held_out = encode_rows(model, table.take(rows), given, stream=part, seed=model.settings.seed)
     return np.asarray(model.flow.push(held_out.x, held_out.context).double().cpu().numpy())
