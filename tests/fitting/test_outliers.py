@@ -121,6 +121,14 @@ def test_nor_with_other_methods(options: dict[str, object]) -> None:
     assert -np.delete(scores, 9).mean() < TRUE_NLL + 0.1
 
 
+def test_a_row_beyond_the_range_of_the_dtype_has_no_density() -> None:
+    rows = with_outlier(normal(300, 0), 4, 1e100)
+    model = JKOFlow(random_state=1, budget=2.0).fit(rows)
+    scores = model.score_samples(rows)
+    assert scores[4] == -math.inf
+    assert np.isfinite(np.delete(scores, 4)).all()
+
+
 def test_a_column_of_which_one_value_is_wild_is_no_grid() -> None:
     rows = with_outlier(normal(399, 0), 100, 1e8)
     model = JKOFlow(random_state=0, budget=2.0).fit(rows)
