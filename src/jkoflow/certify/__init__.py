@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from jkoflow.certify import (
     dissipation,
+    far_field,
     held_out_nll,
     integrity,
     inversion,
@@ -34,6 +35,7 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "smoothing": smoothing.claims,
     "inversion": inversion.claims,
     "integrity": integrity.claims,
+    "far field": far_field.claims,
 }
 
 
