@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from jkoflow import JKOFlow
 from jkoflow.blocks import AffineBlock, mixture_map
 from jkoflow.certify.claim import Claim
 from jkoflow.certify.evidence import Evidence
@@ -88,3 +90,48 @@ def test_without_rows_draws_say_how_far_they_reach() -> None:
     claim = only(Evidence(Flow(StandardNormal(2), [AffineBlock(dim=2)]), None))
     assert claim.verdict == "holds"
     assert "the rows reach to 3" in claim.claim or "the rows reach to 2.9" in claim.claim
+
+
+# ── fitted models ──
+
+
+def two_clusters(source: np.random.Generator) -> np.ndarray:
+    return source.normal(size=(800, 2)) + 1e6 * (np.arange(800) < 400)[:, None]
+
+
+def line(source: np.random.Generator) -> np.ndarray:
+    along = source.normal(size=800)
+    return np.column_stack([along, 2 * along + 1e-3 * source.normal(size=800)])
+
+
+def curve(source: np.random.Generator) -> np.ndarray:
+    along = source.uniform(-2, 2, size=800)
+    return np.column_stack([along, along**2]) + 0.01 * source.normal(size=(800, 2))
+
+
+LAWS = {
+    "two clusters": two_clusters,
+    "line": line,
+    "curve": curve,
+    "heavy tails": lambda source: source.standard_t(3, (800, 3)),
+    "normal": lambda source: source.normal(size=(800, 2)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", LAWS)
+def test_beyond_the_rows_the_density_falls_or_the_claim_says_that_it_does_not(law: str) -> None:
+    """On 1,000 rays from beyond the rows of the fit, to 1,000 standard deviations."""
+    rows = LAWS[law](np.random.default_rng(0))
+    model = JKOFlow(random_state=0, budget=5.0).fit(rows).model_
+    z = torch.as_tensor(model.schema.standardise(rows))
+    evidence = Evidence(model.flow, Particles(z.to(model.like)))
+    directions = torch.randn(1000, z.shape[1], generator=torch.Generator().manual_seed(1))
+    directions = (directions / directions.norm(dim=1, keepdim=True)).to(model.like)
+    reach = float(z.norm(dim=1).max())
+    radii = torch.cat([torch.linspace(reach, 8 * reach, 40), torch.logspace(math.log10(9 * reach), 3, 20)])
+    rises, _ = largest_rises(evidence, directions, radii.double())
+    share = float((rises > 0.5).double().mean())
+    claim = only(evidence)
+    assert claim.interval is not None
+    assert (claim.verdict == "holds" and share < 0.02) or claim.measured > 0.5 * share  # type: ignore[operator]

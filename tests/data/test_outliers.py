@@ -54,7 +54,7 @@ def test_one_wild_row_is_one(size: float, n: int) -> None:
     assert_array_equal(np.flatnonzero(found.rows), [7])
     assert found.heavy
     assert found.columns == ("x1",)
-    assert f"1 of {n} row lies" in found.notes[0]
+    assert f"1 of {n} rows lies" in found.notes[0]
 
 
 def test_a_handful_is_found_and_a_cluster_is_not() -> None:

@@ -66,7 +66,7 @@ def test_the_fit_is_that_without_it_bit_for_bit() -> None:
     assert other.model.schema.columns == plain.model.schema.columns
     ours, theirs = (fitted.model.flow.state_dict() for fitted in (plain, other))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert any("1 of 301 row lies" in note for note in other.results["notes"])
+    assert any("1 of 301 rows lies" in note for note in other.results["notes"])
 
 
 def test_it_is_in_what_the_fit_claims_where_it_was_drawn_among_the_judged_rows() -> None:

@@ -68,9 +68,9 @@ class Outliers:
         count = int(self.rows.sum())
         if not count:
             return ()
-        lie = "row lies" if count == 1 else "rows lie"
+        lie = "lies" if count == 1 else "lie"
         return (
-            f"{count} of {len(self.rows)} {lie} more than a hundred times as far out as most rows, in "
+            f"{count} of {len(self.rows)} rows {lie} more than a hundred times as far out as most rows, in "
             f"{join_names(self.columns)}: no choice and no block has seen them; where they are mistakes, "
             "mend or leave them out",
         )
