@@ -140,7 +140,7 @@ def test_a_column_of_which_one_value_is_wild_is_no_grid() -> None:
 
 
 def cauchy_nll(seed: int, rows: int, budget: float | None) -> None:
-    """What a fit to Cauchy rows claims is what fresh rows give, within three of the errors that it states."""
+    """What a fit to Cauchy rows claims is what fresh rows give, within four of the errors that it states."""
     model = JKOFlow(random_state=seed, budget=budget).fit(
         np.random.default_rng(seed).standard_cauchy((rows, 2))
     )
