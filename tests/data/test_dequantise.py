@@ -114,3 +114,13 @@ def test_few_distinct_reals_are_tied() -> None:
 
 def test_a_small_continuous_table_is_not_tied() -> None:
     assert measure(RNG.normal(size=20)) is None  # each value holds 5 % of the rows
+
+
+@pytest.mark.parametrize("distance", [1e6, 1e8, 1e12])
+def test_clusters_far_apart_are_no_grid(distance: float) -> None:
+    """What is rounding beside the distance of two clusters is all the width that each has."""
+    values = RNG.normal(size=400)
+    values[200:] += distance
+    assert measure(values) is None
+    values[:199], values[199] = RNG.normal(size=199), 0.0
+    assert measure(np.append(values[:200], distance)) is None

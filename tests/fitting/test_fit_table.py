@@ -154,7 +154,7 @@ def test_rows_on_the_disk_are_fitted_as_rows_in_memory(
     assert [without_seconds(step) for step in mapped.steps] == [without_seconds(step) for step in plain.steps]
     assert without_seconds(mapped.results) == without_seconds(plain.results)
     assert mapped.model.facts == plain.model.facts
-    for name, rows in vars(plain.split).items():
+    for name, rows in plain.split.parts().items():
         assert_array_equal(getattr(mapped.split, name), rows)
 
 

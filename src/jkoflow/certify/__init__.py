@@ -11,6 +11,7 @@ from collections.abc import Callable
 from jkoflow.certify import (
     cell_mass,
     dissipation,
+    far_field,
     held_out_nll,
     integrity,
     inversion,
@@ -38,6 +39,7 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "inversion": inversion.claims,
     "integrity": integrity.claims,
     "cell mass": cell_mass.claims,
+    "far field": far_field.claims,
 }
 
 

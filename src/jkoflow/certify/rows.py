@@ -90,7 +90,7 @@ def evidence_of_run(run: RunFolder, model: Model) -> Evidence:
     found, why = find_table(run)
     if found is None:
         return evidence_without(model, why)
-    split = split_of_run(found.table, model.settings, run.description)
+    split = split_of_run(found.table, model.settings, run.description, found.context, found.weight)
     rows = split.holdout
     if not len(rows):
         return evidence_without(model, "the run set none aside (holdout_fraction)")
@@ -109,7 +109,7 @@ def seen_in_run(run: RunFolder, model: Model) -> tuple[Hashes | None, str]:
     found, why = find_table(run)
     if found is None:
         return None, why
-    split = split_of_run(found.table, model.settings, run.description)
+    split = split_of_run(found.table, model.settings, run.description, found.context, found.weight)
     return seen_hashes(found.table, found.context, split), ""
 
 

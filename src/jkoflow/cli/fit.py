@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
                 full, _context_columns(options, recorded), _weight_column(options, recorded)
             )
             if folder.status == "finished":
-                split = split_of_run(table, settings, folder.description)
+                split = split_of_run(table, settings, folder.description, context, weight)
                 told = described_weights(weight, _weight_column(options, recorded))
                 folder.require_same(
                     recognise_by(describe(table, context, settings, split, told)), added=ADDED

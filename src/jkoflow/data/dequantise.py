@@ -36,6 +36,8 @@ class GridRules:
             the measurement.
         precisions: Relative spacings of the number types that the values may have passed through, finest
             first: those of float64 and float32.
+        most_variants: Distinct values are at most so many times as many as the cells that they lie in: more
+            of them in a cell differ by more than their rounding.
         roundings: A value arrives within so many spacings, at the largest value, of the one recorded.
         peak_share: The summary tells of a most frequent value that holds more than this share of the rows
         peak_density: and whose density, times the standard deviation, is above this; at the mode of a
@@ -47,6 +49,7 @@ class GridRules:
     most_cells: int = 2**20
     most_empty: int = 10
     precisions: tuple[float, ...] = (float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps))
+    most_variants: float = 4.0
     roundings: float = 4.0
     peak_share: float = 0.01
     peak_density: float = 10.0
@@ -119,7 +122,7 @@ def _common_step(distinct: Reals, rounding: float, rules: GridRules) -> float | 
         remainders = _remainders(gaps, step)
         remainders = remainders[remainders > smallest / 4.0]
         if not remainders.size:
-            return _refine(distinct, step, rounding)
+            return _refine(distinct, step, rounding, rules)
         step = float(remainders.min())
     return None
 
@@ -134,11 +137,18 @@ def _sharpen(gaps: Reals, step: float, tolerance: float) -> float:
     return float(short.sum() / np.rint(short / step).sum()) if short.size else step
 
 
-def _refine(distinct: Reals, step: float, rounding: float) -> float | None:
-    """The step that fits the whole range, if every value is then within rounding of the grid."""
+def _refine(distinct: Reals, step: float, rounding: float, rules: GridRules) -> float | None:
+    """The step that fits the whole range, if every value is then within rounding of the grid.
+
+    What is rounding beside the largest value may be all that there is of the others: a step is that of most
+    values where they lie in as many cells as they are, but for a few variants of each.
+    """
     offsets = distinct - distinct[0]
     step = float(offsets[-1] / np.rint(np.diff(distinct) / step).sum())
-    return step if float(_remainders(offsets, step).max()) <= rounding else None
+    if float(_remainders(offsets, step).max()) > rounding:
+        return None
+    cells = 1 + int(np.count_nonzero(np.diff(np.rint(offsets / step))))
+    return step if len(distinct) <= rules.most_variants * cells else None
 
 
 def finest_step(distinct: Reals, *, rules: GridRules | None = None) -> float:

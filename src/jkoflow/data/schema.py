@@ -32,6 +32,7 @@ from jkoflow.data.columns import (
     find_column,
     require_keys,
 )
+from jkoflow.data.outliers import Outliers
 from jkoflow.data.table import Table, join_names
 from jkoflow.data.trainable import check_ranges, check_trainable
 from jkoflow.errors import InputError
@@ -72,16 +73,18 @@ class Schema:
         rows: npt.NDArray[np.integer[Any]] | None = None,
         weight: Reals | None = None,
         kinds: Sequence[type[Column]] | None = None,
+        apart: Outliers | None = None,
     ) -> Schema:
         """Learn the columns of a table; nothing random is used.
 
         Arguments:
-            table: The whole table: its grids and faults are looked at in all rows.
+            table: The whole table: its faults are looked at in all rows, its grids in all but those apart.
             role: See the class.
             rows: Row numbers that location and scale are taken from, those that a fit may see; all if None.
             weight: How much each of them counts there, shape `(len(rows),)`; None where all count the same.
             kinds: The kinds of column that are asked, in order, the last of which takes every column. If
                 None, those of `COLUMNS`; in a context, the continuous one alone.
+            apart: The gross outliers, which say nothing of how other rows were recorded; None for none.
 
         Raises:
             InputError: `role` is unknown, or the table cannot be trained on (`check_trainable`; a context
@@ -96,8 +99,11 @@ class Schema:
         else:
             repeated = check_trainable(table)
             kinds = kinds or tuple(COLUMNS.values())
-        found = [find_column(sample, kinds) for sample in _samples(table, repeated, rows, weight)]
-        notes = table.notes + _duplicate_notes(repeated) + _notes(found)
+        left_out = repeated if apart is None else repeated | apart.rows
+        samples = _samples(table, left_out, rows, weight)
+        found = [find_column(sample, kinds) for sample in samples]
+        outlying = () if apart is None else apart.notes
+        notes = table.notes + _duplicate_notes(repeated) + outlying + _notes(found)
         return cls(tuple(finding.column for finding in found), table.is_frame, role, notes)
 
     # ── what it is ──
@@ -259,14 +265,17 @@ class Schema:
 
 def _samples(
     table: Table,
-    repeated: npt.NDArray[np.bool_],
+    left_out: npt.NDArray[np.bool_],
     rows: npt.NDArray[np.integer[Any]] | None,
     weight: Reals | None,
 ) -> Iterable[ColumnSample]:
     """One column at a time, so that no more than a column's numbers are in memory."""
     for j, name in enumerate(table.columns):
         seen = table.values[:, j] if rows is None else table.values[rows, j]
-        yield ColumnSample(name, table.values[~repeated, j], seen, weight, table.integer[j])
+        distinct = table.values[~left_out, j]
+        if not np.ptp(distinct):  # all that differs from it is apart
+            distinct = np.unique(table.values[:, j])
+        yield ColumnSample(name, distinct, seen, weight, table.integer[j])
 
 
 def _duplicate_notes(repeated: npt.NDArray[np.bool_]) -> tuple[str, ...]:

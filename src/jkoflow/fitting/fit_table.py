@@ -96,8 +96,9 @@ def fit_table(
         RunFolderError: The run folder cannot be written.
     """
     check_options(settings)
-    recipe = recipe or Recipe()
-    split = split_of_run(table, settings, None if run is None or run.is_new else run.description)
+    known = None if run is None or run.is_new else run.description
+    split = split_of_run(table, settings, known, context, weight)
+    recipe = _for_tails(recipe or Recipe(), split, world)
     law = law_named(settings.law, table.dim)
     empty = empty_model(table, context, weight, split, settings, law, world)
     parts = particles_of(empty, table, context, weight, split, world)
@@ -123,3 +124,11 @@ def fit_table(
         save_model(model, run.model, overwrite=True)
         run.finish(results)
     return Fitted(model, recorder.steps, results, split)
+
+
+def _for_tails(recipe: Recipe, split: Split, world: World) -> Recipe:
+    """The recipe, with the wide closings of heavy tails where a process has rows far enough out."""
+    far = split.far
+    if far is None or not world.largest(float(far.heavy)):
+        return recipe
+    return recipe.with_heavy_tails(world.largest(float(far.rows.mean())))

@@ -22,7 +22,7 @@ from jkoflow.flow import Flow, log_prob, sample
 from jkoflow.flow.cells import log_cell_mass
 from jkoflow.laws import Gaussian
 from jkoflow.model import Model
-from jkoflow.particles import Moments, Particles
+from jkoflow.particles import Moments, Particles, joined
 
 __all__ = ["check_cell_mass", "results_of"]
 
@@ -97,6 +97,9 @@ def _held_out(
     """
     name = "holdout" if "holdout" in parts else "validation"
     rows, group = parts[name], groups[name]
+    if name == "validation" and "outliers" in parts:
+        rows, far = joined(rows, parts["outliers"]), groups["outliers"]
+        group = None if group is None or far is None else np.concatenate([group, far])
     jacobian = model.schema.log_jacobian(rows.x)
     ours = -(log_prob(model.flow, rows.x, rows.context).cpu() + jacobian)
     moments = Moments.of(parts["train"])

@@ -84,9 +84,12 @@ def empty_model(
         raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
     seen = np.concatenate([split.train, split.validation])
     counts = None if weight is None else weight[seen]
-    schema, context_schema = _same(Schema.fit(table, rows=seen, weight=counts), world), None
+    known: dict[str, Any] = {"rows": seen, "weight": counts}
+    if split.far is not None:
+        known["apart"] = split.far
+    schema, context_schema = _same(Schema.fit(table, **known), world), None
     if context is not None:
-        context_schema = _same(Schema.fit(context, role="context", rows=seen, weight=counts), world)
+        context_schema = _same(Schema.fit(context, role="context", **known), world)
     settings, notes = _resolved(settings, world, (table, schema), (context, context_schema))
     schema = replace(schema, notes=(*schema.notes, *notes))
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}

@@ -29,6 +29,9 @@ def log_prob(flow: Flow, x: Tensor, context: Tensor | None = None) -> Tensor:
     nats = torch.empty(len(x), dtype=torch.float64, device=x.device)
     for start, part in enumerate(Particles(x, context).chunks()):
         nats[start * PUSH_ROWS : start * PUSH_ROWS + len(part)] = _log_prob(flow, part)
+    unknown = nats.isnan()
+    if unknown.any():  # a row beyond the range of the dtype arrives as infinite; no law has density there
+        nats[unknown & x.isinf().any(dim=1)] = -math.inf
     return nats
 
 

@@ -58,11 +58,13 @@ def automatic(state: State, job: Job) -> State:
     after = closed_rounds(start, choice, job) if rounds else _blocks_alone(start, choice, job)
     if after.beats(gaussian.after, standard_errors=job.recipe.keep.flow_standard_errors):
         return after
-    again = replace(state, number=after.number)
+    again, background = replace(state, number=after.number), job.recipe.closing.background
     return job.journal.step(
         after.number + 1,
         -1,
-        solve=lambda: whitening_of_all_rows(state, job.runtime, gaussian.covariance, least_variance=least),
+        solve=lambda: whitening_of_all_rows(
+            state, job.runtime, gaussian.covariance, least_variance=least, background=background
+        ),
         take=lambda solution: take_gaussian(again, solution, before=gaussian),
     )
 

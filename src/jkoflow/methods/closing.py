@@ -29,7 +29,7 @@ from jkoflow.recipe import Recipe, Search
 from jkoflow.runtime import Runtime
 from jkoflow.steps import Closing, State
 from jkoflow.steps.gaussian import best_whitening
-from jkoflow.steps.mixture import mixture_of
+from jkoflow.steps.mixture import MixtureRules, mixture_of
 
 __all__ = ["ClosingSearch", "closing_by_nothing", "solution_of"]
 
@@ -57,7 +57,8 @@ class ClosingSearch:
     def best(self, before: Closing | None = None) -> Closing:
         """The closing that serves the held-out rows best.
 
-        The number of components starts at that of `before`, whose responsibilities EM starts from, and is
+        One that adds no step is none where the tails are heavy, whose rows lie where N(0, I) has no mass. The
+        number of components starts at that of `before`, whose responsibilities EM starts from, and is
         doubled and halved while that helps.
 
         Arguments:
@@ -65,7 +66,9 @@ class ClosingSearch:
                 components.
         """
         part, first_number = self._part, self.recipe.closing.first_components
-        plain = [closing_by_nothing(self.state, self.recipe), self._whitening(part)]
+        plain = [self._whitening(part)]
+        if not self.recipe.closing.background.is_heavy:
+            plain.insert(0, closing_by_nothing(self.state, self.recipe))
         most = min(self.search.most_components, self._most_components(part.train))
         if most < self.fewest:
             return min(plain, key=_nll)
@@ -173,6 +176,7 @@ class ClosingSearch:
                 generator,
                 tolerance=self.search.tolerance,
                 responsibilities=responsibilities,
+                rules=MixtureRules(background=self.recipe.closing.background),
             )
         except ValueError:
             return None
@@ -187,7 +191,8 @@ class ClosingSearch:
 
     def _whitening(self, part: State) -> Closing:
         least = self.recipe.keep.least_variance
-        found = best_whitening(part, self.runtime, least_variance=least)
+        background = self.recipe.closing.background
+        found = best_whitening(part, self.runtime, least_variance=least, background=background)
         return Closing.judged(found.block, 1, found.after.held_out_log_prob, part.validation)
 
     def _most_components(self, rows: Particles) -> int:

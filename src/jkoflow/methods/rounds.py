@@ -161,7 +161,8 @@ class _Round:
         none = closing_by_nothing(state, recipe)
         rows, rules = recipe.keep.judged(state.validation), recipe.keep
         gain = found.log_prob - none.log_prob
-        worth = is_significant(rows, gain, standard_errors=rules.standard_errors)
+        heavy = recipe.closing.background.is_heavy and found.block is not None
+        worth = heavy or is_significant(rows, gain, standard_errors=rules.standard_errors)
         return found if worth else none
 
     def _stacked(self, found: Closing, state: State, search: Search, seconds: float) -> Closing:

@@ -6,7 +6,7 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (22) and section 5.1.
 from __future__ import annotations
 
 from jkoflow.particles.moments import Moments
-from jkoflow.particles.particles import DeferredParticles, Particles, empty_rows
+from jkoflow.particles.particles import DeferredParticles, Particles, empty_rows, joined
 from jkoflow.particles.smoothing import Smoothing, resolve_smoothing
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Particles",
     "Smoothing",
     "empty_rows",
+    "joined",
     "resolve_smoothing",
 ]

@@ -23,7 +23,7 @@ from jkoflow.storage.chunks import PUSH_ROWS
 from jkoflow.storage.scratch import empty_array
 from jkoflow.world import ALONE, World
 
-__all__ = ["DeferredParticles", "Particles", "empty_rows"]
+__all__ = ["DeferredParticles", "Particles", "empty_rows", "joined"]
 
 
 def empty_rows(n_rows: int, dim: int, like: Tensor) -> Tensor:
@@ -169,6 +169,14 @@ class Particles:
         parts = (None if values is None else values[index] for values in (self.context, self.weight))
         context, weight = parts
         return context, weight
+
+
+def joined(first: Particles, second: Particles) -> Particles:
+    """The rows of both, which have a context and weights together or neither."""
+    pairs = ((getattr(first, name), getattr(second, name)) for name in ("x", "context", "weight"))
+    x, context, weight = (None if one is None else torch.cat([one, other]) for one, other in pairs)
+    assert x is not None
+    return Particles(x, context, weight, first.world)
 
 
 class DeferredParticles(Particles):

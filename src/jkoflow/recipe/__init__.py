@@ -10,12 +10,12 @@ Source: docs/performance.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jkoflow.blocks.judge import InverseCheck, Refinement
 from jkoflow.blocks.ode.family import NetworkRules
 from jkoflow.recipe.budget import BudgetRules
-from jkoflow.recipe.closing import ClosingRules, Search
+from jkoflow.recipe.closing import Background, ClosingRules, Search
 from jkoflow.recipe.descent import DescentSettings
 from jkoflow.recipe.keep import KeepRules
 from jkoflow.recipe.pilot import PilotRules
@@ -23,6 +23,7 @@ from jkoflow.recipe.updates import UpdateRules
 from jkoflow.schedule import AutomaticRules
 
 __all__ = [
+    "Background",
     "BudgetRules",
     "ClosingRules",
     "DescentSettings",
@@ -59,3 +60,7 @@ class Recipe:
     pilot: PilotRules = field(default_factory=PilotRules)
     closing: ClosingRules = field(default_factory=ClosingRules)
     budget: BudgetRules = field(default_factory=BudgetRules)
+
+    def with_heavy_tails(self, seen: float) -> Recipe:
+        """The recipe for a table of heavy tails, of whose rows a share of `seen` are gross outliers."""
+        return replace(self, closing=self.closing.with_heavy_tails(seen))

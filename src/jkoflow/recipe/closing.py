@@ -8,9 +8,9 @@ alone. Source: chosen on held-out rows of training tables (docs/performance.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-__all__ = ["ClosingRules", "Search", "n_statistics"]
+__all__ = ["Background", "ClosingRules", "Search", "n_statistics"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,45 @@ class Search:
     tolerance: float
     most_components: int
     most_members: int = 1
+
+
+@dataclass(frozen=True)
+class Background:
+    """The components of a mixture that stand for rows unlike any of those that it is fitted to.
+
+    With more than one width it is a scale mixture whose mass beyond a radius r falls as r^{-1/2}, slower than
+    that of any law whose rows are seen at all: the mean log-density of rows is then finite whatever their
+    tails are, and no single row decides it.
+
+    Arguments:
+        spread: Standard deviation of the first component, in those of the columns.
+        widths: Number of components.
+        growth: Each is so many times as wide as the one before,
+        decay: and has so many times its weight.
+        seen: Share of such rows in the table, gross outliers, which come on top of the one in n + 1 that the
+            rule of succession expects.
+    """
+
+    spread: float = 2.0
+    widths: int = 1
+    growth: float = 4.0
+    decay: float = 0.5
+    seen: float = 0.0
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it is there for the sake of heavy tails."""
+        return self.widths > 1
+
+    def share(self, n_rows: float) -> float:
+        """The weight of all its components beside a mixture that is fitted to so many rows."""
+        return self.seen + (1 - self.seen) / (n_rows + 1)
+
+    def components(self) -> tuple[list[float], list[float]]:
+        """Standard deviations, in those of the columns, and weights of sum 1."""
+        deviations = [self.spread * self.growth**place for place in range(self.widths)]
+        weights = [self.decay**place for place in range(self.widths)]
+        return deviations, [weight / sum(weights) for weight in weights]
 
 
 @dataclass(frozen=True)
@@ -62,6 +101,9 @@ class ClosingRules:
         most_members: Mixtures whose mean is tried at most.
         most_together: Components of such a mean at most: every sample and score pays for them.
         least_gain_nats: Gain on held-out rows below which a mean of more mixtures is not taken.
+        background: The components for rows unlike any of those seen.
+        heavy_widths: Number of those components where the tails of the table are heavy: at 20 the widest is
+            of 10^12 standard deviations.
     """
 
     quick_rows: tuple[int, int] = (20_000, 8000)
@@ -85,6 +127,13 @@ class ClosingRules:
     most_members: int = 8
     most_together: int = 512
     least_gain_nats: float = 0.002
+    background: Background = field(default_factory=Background)
+    heavy_widths: int = 21
+
+    def with_heavy_tails(self, seen: float) -> ClosingRules:
+        """The rules for a table of heavy tails, of whose rows a share of `seen` are gross outliers."""
+        wide = replace(self.background, widths=self.heavy_widths, seen=seen)
+        return replace(self, background=wide)
 
     def quick(self, columns: int, n_rows: int, budget: float | None = None) -> Search:
         """The search for the closings that blocks are judged by.

@@ -12,7 +12,7 @@ estimator for large-dimensional covariance matrices", for the shrinkage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from jkoflow.blocks import Block, whitening
 from jkoflow.journal import Solution, Taken
-from jkoflow.particles import Moments
+from jkoflow.particles import Moments, Particles
+from jkoflow.recipe import Background
 from jkoflow.runtime import Runtime
+from jkoflow.steps.mixture import gaussian_with_background
 from jkoflow.steps.state import State, taken_by
 
 __all__ = ["Whitening", "best_whitening", "take_closed_form", "take_gaussian", "whitening_of_all_rows"]
@@ -48,21 +50,32 @@ class Whitening:
         return Solution.found(self.block, "closed_form", covariance=self.covariance)
 
 
-def best_whitening(state: State, runtime: Runtime, *, least_variance: float) -> Whitening:
-    """Whiten by the training rows, with the covariance that serves the held-out rows best."""
-    outcomes = [
-        Whitening(block, name, taken_by(state, block)[0])
-        for name, block in _whitenings(Moments.of(state.train), runtime, least_variance).items()
-    ]
+def best_whitening(
+    state: State, runtime: Runtime, *, least_variance: float, background: Background | None = None
+) -> Whitening:
+    """Whiten by the training rows, with the covariance that serves the held-out rows best.
+
+    Arguments:
+        state: Where the rows are.
+        runtime: Device, dtype.
+        least_variance: See `KeepRules`.
+        background: That of a table of heavy tails, which the Gaussian gets; None for none.
+    """
+    candidates = _whitenings((state.train,), runtime, least_variance, background)
+    outcomes = [Whitening(block, name, taken_by(state, block)[0]) for name, block in candidates.items()]
     return min(outcomes, key=lambda outcome: outcome.after.nll)
 
 
 def whitening_of_all_rows(
-    state: State, runtime: Runtime, covariance: str, *, least_variance: float
+    state: State,
+    runtime: Runtime,
+    covariance: str,
+    *,
+    least_variance: float,
+    background: Background | None = None,
 ) -> Solution:
     """Whiten by training and held-out rows together, with the kind of covariance that was chosen before."""
-    moments = Moments.of(state.train, state.validation)
-    candidates = _whitenings(moments, runtime, least_variance)
+    candidates = _whitenings((state.train, state.validation), runtime, least_variance, background)
     used = covariance if covariance in candidates else "shrunk"
     rows = "training and validation rows"
     return Solution.found(candidates[used], "closed_form", covariance=used, fitted_on=rows)
@@ -93,10 +106,21 @@ def take_gaussian(state: State, solution: Solution, *, before: Whitening) -> tup
     return after, replace(taken, log={**taken.log, **told})
 
 
-def _whitenings(moments: Moments, runtime: Runtime, least_variance: float) -> dict[str, Block]:
+def _whitenings(
+    parts: Sequence[Particles], runtime: Runtime, least_variance: float, background: Background | None
+) -> dict[str, Block]:
     """The candidates by the name of their covariance; the empirical one only where it can be inverted."""
+    moments = Moments.of(*parts)
+    heavy = background is not None and background.is_heavy and not parts[0].context_dim
+
+    def block(covariance: Tensor) -> Block:
+        if background is None or not heavy:
+            return whitening(moments.mean, covariance)
+        n_rows = sum(part.effective_rows for part in parts)
+        return gaussian_with_background(moments.mean, covariance, n_rows, background)
+
     return {
-        name: whitening(moments.mean, covariance).to(device=runtime.device, dtype=runtime.dtype)
+        name: block(covariance).to(device=runtime.device, dtype=runtime.dtype)
         for name, covariance in _covariances(moments, least_variance).items()
         if float(torch.linalg.eigvalsh(covariance)[0]) >= least_variance / 2
     }

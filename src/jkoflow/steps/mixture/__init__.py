@@ -6,6 +6,13 @@
 from __future__ import annotations
 
 from jkoflow.steps.mixture.em import EMRules, maximise_likelihood
-from jkoflow.steps.mixture.fit import MixtureRules, fit_mixture, mixture_of
+from jkoflow.steps.mixture.fit import MixtureRules, fit_mixture, gaussian_with_background, mixture_of
 
-__all__ = ["EMRules", "MixtureRules", "fit_mixture", "maximise_likelihood", "mixture_of"]
+__all__ = [
+    "EMRules",
+    "MixtureRules",
+    "fit_mixture",
+    "gaussian_with_background",
+    "maximise_likelihood",
+    "mixture_of",
+]

@@ -20,10 +20,11 @@ from torch.nn.functional import one_hot
 from jkoflow.blocks import Block, mixture_map
 from jkoflow.laws import GaussianMixture
 from jkoflow.particles import Moments, Particles
+from jkoflow.recipe.closing import Background
 from jkoflow.steps.mixture.em import EMRules, maximise_likelihood
 from jkoflow.world import ALONE
 
-__all__ = ["MixtureRules", "fit_mixture", "mixture_of"]
+__all__ = ["MixtureRules", "fit_mixture", "gaussian_with_background", "mixture_of"]
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,13 @@ class MixtureRules:
         em: When EM ends.
         clustered_rows: Rows, the first ones, whose clusters EM starts from.
         clustering_iterations: Iterations of k-means at most.
-        background_spread: Standard deviation of the component for rows unlike any other, in those of the
-            columns.
+        background: The components for rows unlike any other.
     """
 
     em: EMRules = field(default_factory=EMRules)
     clustered_rows: int = 8000
     clustering_iterations: int = 20
-    background_spread: float = 2.0
+    background: Background = field(default_factory=Background)
 
 
 def mixture_of(
@@ -64,7 +64,7 @@ def mixture_of(
         rules: The other rules of the fit; `MixtureRules()` if None.
 
     Returns:
-        The map of the mixture with a wide component added, float64, and the responsibilities of its own K
+        The map of the mixture with its background added, float64, and the responsibilities of its own K
         components in the first m = min(n, `CARRIED_ROWS`) rows, float32, shape `(m, K)`.
     """
     rules = rules or MixtureRules()
@@ -73,7 +73,7 @@ def mixture_of(
     z, centre, scale = _standardised(joint)
     start = _clustered(z, n_components, generator, rules) if responsibilities is None else responsibilities
     mixture, found = _by_em(z, start, rules)
-    wide = _with_background(mixture, rows.effective_rows, rules)
+    wide = _with_background(mixture, rows.effective_rows, rules.background)
     law = _moved(wide, centre.cpu(), scale.cpu())
     return mixture_map(law, context_dim=rows.context_dim), found
 
@@ -116,18 +116,38 @@ def _moved(mixture: GaussianMixture, centre: Tensor, scale: Tensor) -> GaussianM
     )
 
 
-def _with_background(mixture: GaussianMixture, n_rows: float, rules: MixtureRules) -> GaussianMixture:
-    """The mixture and one wide component for rows unlike any of those seen, of weight 1/(n + 1).
+def gaussian_with_background(
+    mean: Tensor, covariance: Tensor, n_rows: float, background: Background
+) -> Block:
+    """The map of the normal law of these moments, with a background, to N(0, I).
+
+    Arguments:
+        mean: Of the normal law, shape `(d,)`.
+        covariance: Of the normal law, shape `(d, d)`.
+        n_rows: Rows that they were taken from.
+        background: The components for rows unlike any other.
+    """
+    scale = covariance.diagonal().sqrt()
+    unit = covariance / (scale * scale[:, None])
+    normal = GaussianMixture.of_moments(unit.new_ones(1), unit.new_zeros(1, len(scale)), unit[None])
+    wide = _with_background(normal, n_rows, background)
+    return mixture_map(_moved(wide, mean.cpu(), scale.cpu()))
+
+
+def _with_background(mixture: GaussianMixture, n_rows: float, background: Background) -> GaussianMixture:
+    """The mixture and its background, of weight 1/(n + 1) where no outlier was seen.
 
     That is the rule of succession's probability of such a row. The mixture of largest likelihood gives it
     none: a row off all of its components, which are narrow where columns depend on each other, would have a
     density of next to nothing. It costs the other rows 1/n nats.
     """
-    share, p = 1 / (n_rows + 1), mixture.dim
-    weights = torch.cat([(1 - share) * mixture.weights, mixture.weights.new_full((1,), share)])
-    wide = rules.background_spread**2 * torch.eye(p).to(mixture.means)
-    means = torch.cat([mixture.means, mixture.means.new_zeros(1, p)])
-    return GaussianMixture.of_moments(weights, means, torch.cat([mixture.full_covariances, wide[None]]))
+    share, p = background.share(n_rows), mixture.dim
+    deviations, shares = background.components()
+    added = share * mixture.weights.new_tensor(shares)
+    weights = torch.cat([(1 - share) * mixture.weights, added])
+    wide = torch.stack([deviation**2 * torch.eye(p).to(mixture.means) for deviation in deviations])
+    means = torch.cat([mixture.means, mixture.means.new_zeros(len(added), p)])
+    return GaussianMixture.of_moments(weights, means, torch.cat([mixture.full_covariances, wide]))
 
 
 def _clustered(z: Particles, n_components: int, generator: torch.Generator, rules: MixtureRules) -> Tensor:
