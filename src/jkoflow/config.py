@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jkoflow.errors import InputError
+from jkoflow.storage import open_regular, shown
 
 __all__ = ["ADDED", "CHOICES", "RETIRED", "Settings"]
 
@@ -124,14 +125,12 @@ class Settings:
     def from_toml(
         cls, path: Path, *, defaults: Mapping[str, Any] | None = None, **overrides: Any
     ) -> Settings:
-        """Settings from a TOML file, with `overrides` on top and `defaults` below."""
-        try:
-            options = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as failure:
-            raise InputError(f"config: cannot read {path}: {failure.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
-            raise InputError(f"config: {path} is not TOML: {failure}") from None
-        return cls.from_mapping({**(defaults or {}), **options, **overrides})
+        """Settings from a TOML file, with `overrides` on top and `defaults` below.
+
+        Raises:
+            InputError: The file cannot be read or is not TOML; an unknown key or a value out of range.
+        """
+        return cls.from_mapping({**(defaults or {}), **_read_toml(path), **overrides})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""
@@ -140,6 +139,23 @@ class Settings:
     def with_options(self, **options: Any) -> Settings:
         """The same settings but for `options`."""
         return replace(self, **options)
+
+
+def _read_toml(path: Path, *, most: int = 2**20) -> dict[str, Any]:
+    """The options in a file; one of more than `most` bytes is no file of options."""
+    try:
+        with open_regular(path) as file:
+            content = file.read(most + 1)
+    except OSError as failure:
+        raise InputError(f"config: cannot read {shown(path)}: {failure.strerror}") from None
+    if len(content) > most:
+        raise InputError(f"config: {shown(path)}: expected at most {most:,} bytes of TOML, got more")
+    try:
+        return tomllib.loads(content.decode())
+    except RecursionError:
+        raise InputError(f"config: {shown(path)}: its tables are nested too deep; write them flat") from None
+    except ValueError as failure:  # not UTF-8, not TOML, or a whole number of thousands of digits
+        raise InputError(f"config: {shown(path)} is not TOML: {failure}") from None
 
 
 def _is_integer(value: object) -> bool:

@@ -8,7 +8,7 @@ Source: the bijection is that of `jkoflow.data.schema`.
 from __future__ import annotations
 
 from jkoflow.data.columns import Column
-from jkoflow.data.files import check_output, hash_file, write_table
+from jkoflow.data.files import check_output, hash_file, names_guarded, write_table
 from jkoflow.data.reading import TableSource, read_table
 from jkoflow.data.schema import Schema
 from jkoflow.data.table import Table
@@ -24,6 +24,7 @@ __all__ = [
     "checked_weight",
     "counted_rows",
     "hash_file",
+    "names_guarded",
     "read_table",
     "write_table",
 ]
