@@ -65,7 +65,7 @@ class ZukoBlock(Block):
         InputError: zuko is not installed, has no such flow, or the flow has no such option.
     """
 
-    def __init__(self, *, dim: int, gamma: float, context_dim: int = 0, transform: str, options: Any) -> None:
+    def __init__(self, *, dim: int, gamma: float, context_dim: int = 0, transform: Any, options: Any) -> None:
         super().__init__(dim=dim, gamma=gamma)
         flows = _flows()
         make = getattr(flows, transform, None) if isinstance(transform, str) else None

@@ -13,8 +13,8 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from io import BufferedReader
+from pathlib import Path
 from unicodedata import category
 
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError

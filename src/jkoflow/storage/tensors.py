@@ -33,7 +33,18 @@ MOST_TENSOR_BYTES = 2**32
 MOST_HEADER_BYTES = 2**24
 """Largest header that is read, 16 MB: some 100,000 tensors."""
 
-_ITEM_BYTES = dict(F64=8, F32=4, F16=2, BF16=2, I64=8, I32=4, I16=2, I8=1, U64=8, U32=4, U16=2, U8=1, BOOL=1)
+_ITEM_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -74,18 +85,7 @@ def read_declared(path: str | os.PathLike[str], *, remedy: str = RESTORE) -> dic
         RunFolderError: The file is missing, unreadable or of another format, or its header is damaged or
             declares other bytes than the file has.
     """
-    try:
-        with open_regular(path) as file:
-            header, size = _header_of(file)
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        declared = {name: _declared(name, entry) for name, entry in entries.items()}
-        _require_filled(entries, size)
-        metadata = header.get("__metadata__", {})
-        found = metadata.get("format") if isinstance(metadata, dict) else None
-    except OSError as error:
-        raise read_error(path, error, remedy=remedy) from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise read_error(path, f"not a safetensors file: {error}", remedy=remedy) from error
+    declared, found = _read_header(path, remedy)
     require_format(found, path, remedy=remedy)
     return declared
 
@@ -103,15 +103,31 @@ def read_safetensors(
     Raises:
         RunFolderError: As `read_declared`, or its hash is another.
     """
-    read_declared(path, remedy=remedy)
+    _, format_found = _read_header(path, remedy)
     data = read_bytes(path, remedy=remedy, most=MOST_TENSOR_BYTES)
     if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
         damage = f"expected SHA-256 {sha256[:12]}…, got {found[:12]}…"
         raise read_error(path, damage, remedy=remedy)
+    require_format(format_found, path, remedy=remedy)
     try:
         return safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise read_error(path, "not a safetensors file", remedy=remedy) from error
+
+
+def _read_header(path: str | os.PathLike[str], remedy: str) -> tuple[dict[str, Declared], object]:
+    """What the header declares, once that fits the size of the file, and its `format` entry."""
+    try:
+        with open_regular(path) as file:
+            header, size = _header_of(file)
+        metadata = header.pop("__metadata__", {})
+        declared = {name: _declared(name, entry) for name, entry in header.items()}
+        _require_filled(header, size)
+    except OSError as error:
+        raise read_error(path, error, remedy=remedy) from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise read_error(path, f"not a safetensors file: {error}", remedy=remedy) from error
+    return declared, metadata.get("format") if isinstance(metadata, dict) else None
 
 
 def _header_of(file: BinaryIO) -> tuple[dict[str, Any], int]:

@@ -96,7 +96,7 @@ class MLPVelocity(VelocityField):
         yield from (("out.weight", (dim, inputs)), ("out.bias", (dim,)))
 
     def check_numbers(self) -> None:
-        """Refuse an amplitude or a radius that is not above 0, too; the radius is infinite without a taper."""
+        """Refuse amplitude and radius that are not above 0, too; without a taper the radius is infinite."""
         require_finite({name: part for name, part in self.state_dict().items() if name != "radius"})
         for name in ("amplitude", "radius"):
             number = float(getattr(self, name))
