@@ -68,11 +68,14 @@ class AffineBlock(Block):
         yield from (("matrix", (dim, dim)), ("offset", (dim,)))
 
     def check_numbers(self) -> None:
-        """Refuse a matrix that is not positive definite, too."""
+        """Refuse a matrix that is not positive definite, or cannot be inverted in its dtype, too."""
         super().check_numbers()
         matrix = self.matrix.double()
+        inverse, singular = torch.linalg.inv_ex(self.matrix)
         if int(torch.linalg.cholesky_ex(matrix + matrix.T)[1]) > 0:
             raise ValueError("tensor matrix: expected a positive definite matrix, got another")
+        if int(singular) > 0 or not bool(torch.isfinite(inverse).all()):
+            raise ValueError(f"tensor matrix: expected one that has an inverse in {self.matrix.dtype}")
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """A x + b, shape `(n, d)`."""

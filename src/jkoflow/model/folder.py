@@ -26,6 +26,7 @@ from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.runtime import resolve_device, resolve_dtype
 from jkoflow.storage import (
     FORMAT,
+    RESTORE,
     read_json,
     shown,
     staged_folder,
@@ -208,7 +209,8 @@ def _block(
     try:
         block = block_from_config(config, found=shapes)
     except JKOFlowError as failure:
-        raise ValueError(f"config.json: block {number + 1}: {failure}") from None
+        reason = str(failure).removesuffix(f"; {RESTORE}")
+        raise ValueError(f"config.json: block {number + 1}: {reason}") from None
     if block.dim != dim:
         raise ValueError(f"block {number + 1} of dimension {block.dim}, expected {dim}")
     if block.conditioned_on not in (None, context_dim):

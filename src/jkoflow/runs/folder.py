@@ -20,8 +20,8 @@ from torch import Tensor
 
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError
 from jkoflow.runs import checkpoints, replacement
-from jkoflow.runs.environment import environment, environment_changes
 from jkoflow.runs.entries import read_run, read_steps
+from jkoflow.runs.environment import environment, environment_changes
 from jkoflow.runs.opening import AGAIN, Mode, require_inputs_stay, require_mode_fits
 from jkoflow.storage import (
     FolderLock,

@@ -217,7 +217,7 @@ def read_bytes(path: str | os.PathLike[str], *, remedy: str = RESTORE, most: int
             size = os.fstat(file.fileno()).st_size
             if size > most:
                 raise read_error(path, f"expected at most {most:,} bytes, got {size:,}", remedy=remedy)
-            return file.read(most)
+            return file.read(size)
     except RunFolderError:
         raise
     except OSError as error:
