@@ -108,12 +108,10 @@ class Workplace:
     Attributes:
         folder: Where they are.
         models: Folders of models of every kind of block.
-        runs: Folders of finished runs.
     """
 
     folder: Path
     models: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -136,10 +134,8 @@ class Workplace:
             flow = Flow(StandardNormal(DIM), parts)
             save_model(Model(schema, flow, Settings(), facts={"training_rows": 30}), self.folder / name)
         flow = Flow(StandardNormal(DIM), [AffineBlock(dim=DIM)])
-        law = {"kind": "log_cosh", "cells": 256}
         facts = {"smoothing": {"kind": "brownian", "time": 0.01}}
         save_model(Model(schema, flow, Settings(), facts=facts), self.folder / "smooth")
-        del law
         self.models = [*blocks, "smooth"]
 
     def fit_run(self) -> None:
@@ -151,7 +147,12 @@ class Workplace:
         assert outcome.status == 0, outcome.printed
         outcome = run(["certify", str(self.folder / "run")], seconds=200)
         assert outcome.status == 0, outcome.printed
-        self.runs = ["run"]
+
+    def copied_run(self, to: Path) -> Path:
+        """A copy of the finished run."""
+        shutil.rmtree(to, ignore_errors=True)
+        shutil.copytree(self.folder / "run", to)
+        return to
 
     def mutated_model(self, rng: random.Random, to: Path) -> list[str]:
         """A model with one file mutated, in `to`; the command that is to read it."""
@@ -201,8 +202,7 @@ class Workplace:
 
     def mutated_run(self, rng: random.Random, to: Path) -> list[str]:
         """A run of which a record is mutated, to be reported on, certified or gone on with."""
-        shutil.rmtree(to, ignore_errors=True)
-        shutil.copytree(self.folder / rng.choice(self.runs), to)
+        self.copied_run(to)
         verb = rng.choice(("report", "report", "fit", "score"))
         if verb == "fit":
             # as a fit leaves it that was interrupted before its end

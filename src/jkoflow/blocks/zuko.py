@@ -39,6 +39,21 @@ def _flows() -> ModuleType:
     return flows  # type: ignore[no-any-return]  # zuko is untyped
 
 
+def _flow_class(transform: object) -> Any:
+    """The flow of zuko of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    flows = _flows()
+    found = getattr(flows, transform, None) if isinstance(transform, str) else None
+    if not isinstance(found, type) or not issubclass(found, flows.Flow) or found is flows.Flow:
+        raise InputError(
+            f"block 'zuko': expected transform to be a flow of zuko.flows, got {brief(transform)}"
+        )
+    return found
+
+
 _MISMATCH = (
     TypeError,
     ValueError,
@@ -67,12 +82,7 @@ class ZukoBlock(Block):
 
     def __init__(self, *, dim: int, gamma: float, context_dim: int = 0, transform: Any, options: Any) -> None:
         super().__init__(dim=dim, gamma=gamma)
-        flows = _flows()
-        make = getattr(flows, transform, None) if isinstance(transform, str) else None
-        if not isinstance(make, type) or not issubclass(make, flows.Flow) or make is flows.Flow:
-            raise InputError(
-                f"block 'zuko': expected transform to be a flow of zuko.flows, got {brief(transform)}"
-            )
+        make = _flow_class(transform)
         if not isinstance(options, Mapping):
             raise InputError(f"block 'zuko': expected options to be a table, got {brief(options)}")
         try:
@@ -150,11 +160,19 @@ class ZukoFamily(Family):
     Arguments:
         transform: See `ZukoBlock`.
         options: See `ZukoBlock`.
+
+    Raises:
+        InputError: zuko is not installed, or has no such flow; options that are no table.
     """
 
     transform: str = "NSF"
     options: Mapping[str, Any] = field(default_factory=lambda: {"transforms": 1})
     block: ClassVar[type[Block]] = ZukoBlock
+
+    def __post_init__(self) -> None:
+        _flow_class(self.transform)
+        if not isinstance(self.options, Mapping):
+            raise InputError(f"block 'zuko': expected options to be a table, got {brief(self.options)}")
 
     def new(
         self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator

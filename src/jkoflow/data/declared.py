@@ -100,7 +100,7 @@ def check_npz_member(archive: zipfile.ZipFile, name: str, *, ratio: int = 1032, 
         check_npy(file, member.file_size)
 
 
-def check_parquet(path: Path, *, per_byte: int = 10_000, few: int = 2**20) -> None:
+def check_parquet(path: Path, *, per_byte: int = 1000, few: int = 2**22) -> None:
     """Refuse a file that declares more numbers than columns that vary can be compressed from.
 
     Arguments:
