@@ -70,6 +70,11 @@ def test_network_in_a_file_of_options_is_used(workplace: Workplace, tmp_path: Pa
     assert outcome.status == 0, outcome.printed
 
 
+def test_flow_of_zuko_without_transforms_is_refused(workplace: Workplace, tmp_path: Path) -> None:
+    outcome = fit(workplace, 'block = {kind = "zuko", options = {transforms = -1}}', tmp_path)
+    assert (outcome.status, outcome.faults) == (2, []), outcome.printed
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_table_of_few_rows_is_refused(rows: int, workplace: Workplace, tmp_path: Path) -> None:
     lines = (workplace.folder / "table.csv").read_text().splitlines()[: rows + 1]

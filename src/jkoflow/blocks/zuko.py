@@ -87,6 +87,7 @@ class ZukoBlock(Block):
             raise InputError(f"block 'zuko': expected options to be a table, got {brief(options)}")
         try:
             self.flow = make(dim, context_dim, **options)
+            self._map(torch.zeros(1, context_dim) if context_dim else None)  # some options are only read here
         except _MISMATCH as mismatch:
             raise InputError(f"block 'zuko': options of {transform}: {mismatch}") from None
         self.context_dim, self.transform, self.options = context_dim, transform, dict(options)
