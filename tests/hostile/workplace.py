@@ -203,7 +203,7 @@ class Workplace:
     def mutated_run(self, rng: random.Random, to: Path) -> list[str]:
         """A run of which a record is mutated, to be reported on, certified or gone on with."""
         self.copied_run(to)
-        verb = rng.choice(("report", "report", "fit", "score"))
+        verb = rng.choice(("report", "fit", "fit", "score"))
         if verb == "fit":
             # as a fit leaves it that was interrupted before its end
             record = (to / "run.json").read_text().replace('"finished"', '"interrupted"')
