@@ -24,8 +24,8 @@ MAX_READING_FILES, MAX_READING_LINES = 8, 900
 
 ORDER = (
     "errors",
-    "config",
     "storage",
+    "config",
     "runtime",
     "world",
     # the material

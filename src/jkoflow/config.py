@@ -6,9 +6,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jkoflow.errors import InputError
+from jkoflow.storage import open_regular, shown
+from jkoflow.storage.entries import brief, is_whole
 
 __all__ = ["ADDED", "CHOICES", "RETIRED", "Settings"]
 
@@ -66,34 +68,47 @@ class Settings:
     device: str = "auto"
     seed: int = 0
 
+    most_blocks: ClassVar[int] = 10_000
+    """Most blocks that may be asked for."""
+
+    endless: ClassVar[float] = 1e12
+    """CPU-seconds that no budget reaches; None is the budget without an end."""
+
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise InputError(f"{name}: expected one of {list(known)}, got {getattr(self, name)!r}")
+                raise InputError(f"{name}: expected one of {list(known)}, got {brief(getattr(self, name))}")
         if not isinstance(self.objective, str):
-            raise InputError(f"objective: expected a name such as 'auto' or 'jko', got {self.objective!r}")
+            raise InputError(
+                f"objective: expected a name such as 'auto' or 'jko', got {brief(self.objective)}"
+            )
         for name in ("block", "law"):
             if not isinstance(getattr(self, name), str | Mapping):
                 raise InputError(
-                    f"{name}: expected a name, or a table with kind, got {getattr(self, name)!r}"
+                    f"{name}: expected a name, or a table with kind, got {brief(getattr(self, name))}"
                 )
-        if not _is_integer(self.max_blocks) or self.max_blocks < 1:
-            raise InputError(f"max_blocks: expected a whole number >= 1, got {self.max_blocks!r}")
-        if not _is_integer(self.seed):
-            raise InputError(f"seed: expected a whole number, got {self.seed!r}")
+        if not is_whole(self.max_blocks) or not 1 <= self.max_blocks <= self.most_blocks:
+            raise InputError(
+                f"max_blocks: expected a whole number from 1 to {self.most_blocks:,}, got"
+                f" {brief(self.max_blocks)}"
+            )
+        if not is_whole(self.seed):
+            raise InputError(f"seed: expected a whole number, got {brief(self.seed)}")
         for name in ("validation_fraction", "holdout_fraction"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:
-                raise InputError(f"{name}: expected a share in [0, 1), got {value!r}")
+                raise InputError(f"{name}: expected a share in [0, 1), got {brief(value)}")
         if self.validation_fraction == 0 or self.validation_fraction + self.holdout_fraction > 0.9:
             raise InputError(
                 "validation_fraction: expected > 0 and at most 0.9 together with holdout_fraction,"
                 f" got {self.validation_fraction} and {self.holdout_fraction}"
             )
-        if self.budget is not None and (not _is_number(self.budget) or not self.budget > 0):
-            raise InputError(f"budget: expected CPU-seconds > 0 or None, got {self.budget!r}")
+        if self.budget is not None and not (_is_number(self.budget) and 0 < self.budget < self.endless):
+            raise InputError(f"budget: expected CPU-seconds > 0 or None, got {brief(self.budget)}")
         if not isinstance(self.device, str):
-            raise InputError(f"device: expected a name such as 'auto', 'cpu' or 'cuda', got {self.device!r}")
+            raise InputError(
+                f"device: expected a name such as 'auto', 'cpu' or 'cuda', got {brief(self.device)}"
+            )
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> Settings:
@@ -105,7 +120,7 @@ class Settings:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(options) - set(known))
         if unknown:
-            raise InputError(f"settings: unknown option {unknown[0]!r}; known: {', '.join(known)}")
+            raise InputError(f"settings: unknown option {brief(unknown[0])}; known: {', '.join(known)}")
         return cls(**options)
 
     @classmethod
@@ -124,14 +139,12 @@ class Settings:
     def from_toml(
         cls, path: Path, *, defaults: Mapping[str, Any] | None = None, **overrides: Any
     ) -> Settings:
-        """Settings from a TOML file, with `overrides` on top and `defaults` below."""
-        try:
-            options = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as failure:
-            raise InputError(f"config: cannot read {path}: {failure.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
-            raise InputError(f"config: {path} is not TOML: {failure}") from None
-        return cls.from_mapping({**(defaults or {}), **options, **overrides})
+        """Settings from a TOML file, with `overrides` on top and `defaults` below.
+
+        Raises:
+            InputError: The file cannot be read or is not TOML; an unknown key or a value out of range.
+        """
+        return cls.from_mapping({**(defaults or {}), **_read_toml(path), **overrides})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""
@@ -142,8 +155,21 @@ class Settings:
         return replace(self, **options)
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _read_toml(path: Path, *, most: int = 2**20) -> dict[str, Any]:
+    """The options in a file; one of more than `most` bytes is no file of options."""
+    try:
+        with open_regular(path) as file:
+            content = file.read(most + 1)
+    except OSError as failure:
+        raise InputError(f"config: cannot read {shown(path)}: {failure.strerror}") from None
+    if len(content) > most:
+        raise InputError(f"config: {shown(path)}: expected at most {most:,} bytes of TOML, got more")
+    try:
+        return tomllib.loads(content.decode())
+    except RecursionError:
+        raise InputError(f"config: {shown(path)}: its tables are nested too deep; write them flat") from None
+    except ValueError as failure:  # not UTF-8, not TOML, or a whole number of thousands of digits
+        raise InputError(f"config: {shown(path)} is not TOML: {failure}") from None
 
 
 def _is_number(value: object) -> bool:

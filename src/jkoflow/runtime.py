@@ -17,6 +17,7 @@ from torch import Tensor
 
 from jkoflow.errors import InputError
 from jkoflow.storage.chunks import BASE_NOISE_ROWS
+from jkoflow.storage.entries import brief
 
 __all__ = [
     "Runtime",
@@ -73,16 +74,23 @@ def one_thread() -> Iterator[None]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"` into a device that exists here."""
+    """Turn `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"` into a device that exists here.
+
+    Raises:
+        InputError: It names another kind of device, whose arithmetic has no float64, or one that is not here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device: expected 'auto', 'cpu' or 'cuda', got {device!r}") from None
-    if resolved.type == "cuda" and not torch.cuda.is_available():
+    kind, _, number = device.partition(":")
+    if device not in ("cpu", "cuda") and not (kind == "cuda" and number.isdecimal() and len(number) < 4):
+        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:NUMBER', got {brief(device)}")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device: {device!r} asked for, but this torch sees no CUDA; use device='auto'")
-    return resolved
+    if number and int(number) >= torch.cuda.device_count():
+        raise InputError(
+            f"device: {device!r} asked for, and there are {torch.cuda.device_count()}; use device='cuda'"
+        )
+    return torch.device(device)
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:

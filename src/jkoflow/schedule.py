@@ -22,6 +22,7 @@ import torch
 
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
+from jkoflow.storage.entries import brief, is_whole
 
 __all__ = ["AutomaticRules", "Schedule", "finest_scale", "reparametrise", "resolve_schedule"]
 
@@ -37,6 +38,7 @@ class PublishedRules:
         growth: Growth of the step sizes where none is given.
         cap: Largest step size of a re-parametrisation where none is given.
         rounds: Whole fits of an adaptive schedule where their number is not given.
+        most_rounds: Most that may be given.
     """
 
     stop_ratio: float = 0.01
@@ -45,6 +47,7 @@ class PublishedRules:
     growth: float = 1.4
     cap: float = 3.0
     rounds: int = 2
+    most_rounds: int = 1000
 
 
 published = PublishedRules()
@@ -140,7 +143,14 @@ def geometric(
 ) -> tuple[float, ...]:
     """`n_blocks` step sizes, the last one free if asked."""
     n_finite = n_blocks - 1 if free_last else n_blocks
-    return (*(min(first * growth**n, cap) for n in range(n_finite)), *((math.inf,) if free_last else ()))
+
+    def size(n: int) -> float:
+        try:
+            return min(first * growth**n, cap)
+        except OverflowError:
+            return cap
+
+    return (*(size(n) for n in range(n_finite)), *((math.inf,) if free_last else ()))
 
 
 def from_finest_scale(scale: float, max_blocks: int, rules: AutomaticRules = AutomaticRules()) -> Schedule:
@@ -194,13 +204,26 @@ def check_gamma(gamma: object) -> None:
 
 
 def _check_rules(given: dict[str, Any]) -> None:
+    for key in ("value", "first", "growth", "cap", "eta"):
+        if key in given and not _is_positive(given[key]):
+            raise InputError(f"gamma: expected {key} > 0, got {brief(given[key])}")
     ratio, rounds, free_last = given["stop_ratio"], given.get("rounds", 1), given["free_last"]
-    if ratio is not None and not (isinstance(ratio, (int, float)) and ratio > 0):
-        raise InputError(f"gamma: expected stop_ratio > 0 or None, got {ratio!r}")
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise InputError(f"gamma: expected rounds to be a whole number >= 1, got {rounds!r}")
+    if ratio is not None and not _is_positive(ratio):
+        raise InputError(f"gamma: expected stop_ratio > 0 or None, got {brief(ratio)}")
+    if not is_whole(rounds) or not 1 <= rounds <= published.most_rounds:
+        raise InputError(
+            f"gamma: expected rounds to be a whole number from 1 to {published.most_rounds}, got"
+            f" {brief(rounds)}"
+        )
     if not isinstance(free_last, bool):
-        raise InputError(f"gamma: expected free_last to be true or false, got {free_last!r}")
+        raise InputError(f"gamma: expected free_last to be true or false, got {brief(free_last)}")
+
+
+def _is_positive(value: object, *, largest: float = 1e300) -> bool:
+    """A number above 0 that can be computed with, or infinity."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value <= largest or value == math.inf
 
 
 def resolve_schedule(
@@ -226,22 +249,21 @@ def resolve_schedule(
             raise InputError("gamma: 'auto' needs the particles that it is chosen from")
         return from_finest_scale(finest_scale(particles, generator, rows=rules.rows), max_blocks, rules)
     if isinstance(gamma, (int, float)) and not isinstance(gamma, bool):
-        gamma = {"kind": "constant", "value": float(gamma)}
-    if not isinstance(gamma, dict) or gamma.get("kind") not in _OPTIONS:
+        gamma = {"kind": "constant", "value": gamma}
+    kind = gamma.get("kind") if isinstance(gamma, dict) else None
+    if not isinstance(gamma, dict) or not isinstance(kind, str) or kind not in _OPTIONS:
         raise InputError(
-            f"gamma: expected 'auto', a number > 0, or a table with kind of {sorted(_OPTIONS)}, got {gamma!r}"
+            f"gamma: expected 'auto', a number > 0, or a table with kind of {sorted(_OPTIONS)}, got"
+            f" {brief(gamma)}"
         )
-    kind = gamma["kind"]
     unknown = set(gamma) - {"kind"} - set(_OPTIONS[kind])
     if unknown:
         raise InputError(
             f"gamma: unknown keys {sorted(unknown)} for {kind!r}; known: {sorted(_OPTIONS[kind])}"
         )
     given = {**_OPTIONS[kind], **{key: value for key, value in gamma.items() if key != "kind"}}
-    for key in ("value", "first", "growth", "cap", "eta"):
-        if key in given and not (isinstance(given[key], (int, float)) and given[key] > 0):
-            raise InputError(f"gamma: expected {key} > 0, got {given[key]!r}")
     _check_rules(given)
+    given |= {key: float(given[key]) for key in ("value", "first", "growth", "cap", "eta") if key in given}
     if kind == "constant":
         given |= {"first": given["value"], "growth": 1.0, "cap": math.inf}
     gammas = geometric(

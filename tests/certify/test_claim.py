@@ -88,7 +88,7 @@ def test_claims_by_source_keep_their_order() -> None:
     [
         (lambda r: r.pop("notes"), "expected keys"),
         (lambda r: r.update(notes=[3]), "note"),
-        (lambda r: r.update(claims=3), "not iterable"),
+        (lambda r: r.update(claims=3), "of another kind"),
         (lambda r: r.update(format="jkoflow/2"), "another version"),
         (lambda r: r["kl"].update(lower="0.1"), "lower is not a number"),
         (lambda r: r["kl"].update(level=None), "level"),

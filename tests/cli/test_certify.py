@@ -321,10 +321,16 @@ def test_each_failing_claim_has_a_line_with_its_remedy_and_sources_have_counts()
 def test_model_that_gives_no_numbers_ends_in_no_traceback(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_model(copied / "run", lambda tensor: torch.full_like(tensor, torch.nan))
+    change_model(copied / "run", lambda tensor: tensor * 1e30)
     certified(copied / "run", "--data", copied / "fresh.csv")
     assert "Traceback" not in capsys.readouterr().err
     assert record_of(copied / "run" / "certificates.json")["kl"]["lower"] is None
+
+
+def test_model_of_numbers_that_are_none_is_refused(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_model(copied / "run", lambda tensor: torch.full_like(tensor, torch.nan))
+    certified(copied / "run", "--data", copied / "fresh.csv", status=4)
+    assert "expected finite numbers" in capsys.readouterr().err
 
 
 def test_one_row_of_data_is_enough_to_be_undecided(fitted: Path, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_array_kinds_are_not_confused(tmp_path: Path) -> None:
 
 
 def test_missing_folder_and_unknown_kinds(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         read_file(tmp_path / "none.csv")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError, match="got a folder"):

@@ -8,6 +8,7 @@ section 1.2, and Lambert et al. 2022, arXiv 2205.15902, for the finite step).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jkoflow.blocks.base import Block, Inverse, InverseLipschitz
+from jkoflow.blocks.base import Block, Inverse, InverseLipschitz, Shape
 from jkoflow.blocks.family import PLAIN, Family, Start
 from jkoflow.laws import Law
 from jkoflow.particles import Moments, Particles
+from jkoflow.storage.entries import checked_whole, require_names
 
 __all__ = ["AffineBlock", "AffineFamily", "whitening"]
 
@@ -55,6 +57,25 @@ class AffineBlock(Block):
     def to_config(self) -> dict[str, Any]:
         """Plain settings; matrix and offset are in the state."""
         return {"kind": "affine", "dim": self.dim, "gamma": None if self.free else self.gamma}
+
+    @classmethod
+    def stored_shapes(
+        cls, settings: Mapping[str, Any], found: Mapping[str, Shape]
+    ) -> Iterable[tuple[str, Shape]]:
+        del found
+        require_names(settings, {"dim", "gamma"})
+        dim = checked_whole(settings, "dim", least=1)
+        yield from (("matrix", (dim, dim)), ("offset", (dim,)))
+
+    def check_numbers(self) -> None:
+        """Refuse a matrix that is not positive definite, or cannot be inverted in its dtype, too."""
+        super().check_numbers()
+        matrix = self.matrix.double()
+        inverse, singular = torch.linalg.inv_ex(self.matrix)
+        if int(torch.linalg.cholesky_ex(matrix + matrix.T)[1]) > 0:
+            raise ValueError("tensor matrix: expected a positive definite matrix, got another")
+        if int(singular) > 0 or not bool(torch.isfinite(inverse).all()):
+            raise ValueError(f"tensor matrix: expected one that has an inverse in {self.matrix.dtype}")
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """A x + b, shape `(n, d)`."""

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from jkoflow.blocks.finite import require_finite
 from jkoflow.laws import Law
 
 if TYPE_CHECKING:
     from jkoflow.blocks.judge import Judge
     from jkoflow.blocks.ode.velocity import VelocityField
 
-__all__ = ["Block", "Inverse", "InverseLipschitz", "Source", "default_tolerance"]
+__all__ = ["Block", "Inverse", "InverseLipschitz", "Shape", "Source", "default_tolerance"]
+
+Shape = tuple[int, ...]
+"""Of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,40 @@ class Block(nn.Module, ABC):
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """Plain settings from which `block_from_config` builds a block of the same shape."""
+
+    @property
+    def conditioned_on(self) -> int | None:
+        """Context columns that the map takes; None where it takes any number of them and looks at none."""
+        return getattr(self, "context_dim", None)
+
+    @classmethod
+    def stored_shapes(
+        cls, settings: Mapping[str, Any], found: Mapping[str, Shape]
+    ) -> Iterable[tuple[str, Shape]]:
+        """Name and shape of each tensor of a block of these settings, one at a time.
+
+        By them a file is checked before a block is made by settings that may say anything. So a kind of block
+        computes them without making one, or first refuses settings that ask for more than was found.
+
+        Arguments:
+            settings: `to_config` without `kind`.
+            found: The tensors that there are, by name.
+
+        Raises:
+            ValueError: A setting is missing, unknown, or out of range.
+        """
+        del found
+        return (
+            (name, tuple(part.shape)) for name, part in cls.from_config({**settings}).state_dict().items()
+        )
+
+    def check_numbers(self) -> None:
+        """Refuse numbers from a file by which nothing can be computed: none may be NaN or infinite.
+
+        Raises:
+            ValueError: Such numbers; the message names their tensor.
+        """
+        require_finite(self.state_dict())
 
     @classmethod
     def from_config(cls, settings: dict[str, Any]) -> Self:

@@ -16,14 +16,14 @@ eq. (25) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, at gamma = infinity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from jkoflow.blocks.base import Block, Inverse, Source
+from jkoflow.blocks.base import Block, Inverse, Shape, Source
 from jkoflow.blocks.mixture_quantile import (
     conditional_quantiles,
     least_log,
@@ -32,6 +32,7 @@ from jkoflow.blocks.mixture_quantile import (
 )
 from jkoflow.laws import GaussianMixture, Law
 from jkoflow.storage.chunks import MIXTURE_PULLED_NUMBERS, MIXTURE_PUSHED_NUMBERS
+from jkoflow.storage.entries import checked_whole, require_names
 
 __all__ = ["MixtureBlock", "mean_of_mixtures", "mixture_map"]
 
@@ -65,6 +66,8 @@ class MixtureBlock(Block):
 
     pushed_numbers: ClassVar[int] = MIXTURE_PUSHED_NUMBERS
     pulled_numbers: ClassVar[int] = MIXTURE_PULLED_NUMBERS
+    weights_tolerance: ClassVar[float] = 1e-3
+    """How far the logarithm of the sum of stored weights may be from 0: float32 sums of hundreds are."""
 
     def __init__(
         self,
@@ -127,6 +130,25 @@ class MixtureBlock(Block):
             "context_dim": self.context_dim,
             "gamma": None if self.free else self.gamma,
         }
+
+    @classmethod
+    def stored_shapes(
+        cls, settings: Mapping[str, Any], found: Mapping[str, Shape]
+    ) -> Iterable[tuple[str, Shape]]:
+        del found
+        require_names(settings, {"dim", "n_components", "gamma"}, optional={"context_dim"})
+        k = checked_whole(settings, "n_components", least=1)
+        p = checked_whole(settings, "dim", least=1) + checked_whole(settings, "context_dim", default=0)
+        yield from (("log_weights", (k,)), ("means", (k, p)), ("inverse_factors", (k, p, p)))
+
+    def check_numbers(self) -> None:
+        """Refuse weights that do not sum to one, and factors that no covariance has, too."""
+        super().check_numbers()
+        log_total, factors = float(self.log_weights.double().logsumexp(dim=0)), self.inverse_factors
+        if not abs(log_total) <= self.weights_tolerance:
+            raise ValueError(f"tensor log_weights: expected weights of sum 1, got {math.exp(log_total):.6g}")
+        if not bool((factors.diagonal(dim1=1, dim2=2) > 0).all()) or bool(factors.triu(1).any()):
+            raise ValueError("tensor inverse_factors: expected triangular matrices with positive diagonals")
 
     def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """T(x), shape `(n, d)`."""

@@ -10,19 +10,22 @@ Durkan et al. (2019), arXiv 1906.04032; masked autoregressive flows, Papamakario
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from jkoflow.blocks.base import Block, Inverse, default_tolerance
+from jkoflow.blocks.base import Block, Inverse, Shape, default_tolerance
 from jkoflow.blocks.family import PLAIN, Family, Start
 from jkoflow.blocks.inverse import InverseSearch
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
+from jkoflow.storage.entries import brief, checked_whole, is_whole, require_names
 
 __all__ = ["ZukoBlock", "ZukoFamily"]
 
@@ -34,6 +37,33 @@ def _flows() -> ModuleType:
     except ImportError:
         raise InputError("block 'zuko': needs the package zuko; pip install 'jkoflow[zuko]'") from None
     return flows  # type: ignore[no-any-return]  # zuko is untyped
+
+
+def _flow_class(transform: object) -> Any:
+    """The flow of zuko of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    flows = _flows()
+    found = getattr(flows, transform, None) if isinstance(transform, str) else None
+    if not isinstance(found, type) or not issubclass(found, flows.Flow) or found is flows.Flow:
+        raise InputError(
+            f"block 'zuko': expected transform to be a flow of zuko.flows, got {brief(transform)}"
+        )
+    return found
+
+
+_MISMATCH = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+)
+"""What zuko and torch raise for options that no network can be made by."""
 
 
 class ZukoBlock(Block):
@@ -50,18 +80,15 @@ class ZukoBlock(Block):
         InputError: zuko is not installed, has no such flow, or the flow has no such option.
     """
 
-    def __init__(
-        self, *, dim: int, gamma: float, context_dim: int = 0, transform: str, options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, *, dim: int, gamma: float, context_dim: int = 0, transform: Any, options: Any) -> None:
         super().__init__(dim=dim, gamma=gamma)
-        make = getattr(_flows(), transform, None)
-        if not isinstance(make, type):
-            raise InputError(
-                f"block 'zuko': expected transform to be a flow of zuko.flows, got {transform!r}"
-            )
+        make = _flow_class(transform)
+        if not isinstance(options, Mapping):
+            raise InputError(f"block 'zuko': expected options to be a table, got {brief(options)}")
         try:
             self.flow = make(dim, context_dim, **options)
-        except TypeError as mismatch:
+            self._map(torch.zeros(1, context_dim) if context_dim else None)  # some options are only read here
+        except _MISMATCH as mismatch:
             raise InputError(f"block 'zuko': options of {transform}: {mismatch}") from None
         self.context_dim, self.transform, self.options = context_dim, transform, dict(options)
 
@@ -75,6 +102,17 @@ class ZukoBlock(Block):
             "transform": self.transform,
             "options": self.options,
         }
+
+    @classmethod
+    def stored_shapes(
+        cls, settings: Mapping[str, Any], found: Mapping[str, Shape]
+    ) -> Iterable[tuple[str, Shape]]:
+        require_names(settings, {"dim", "gamma", "transform", "options"}, optional={"context_dim"})
+        most = sum(math.prod(shape) for shape in found.values())
+        for name, least in (("dim", 1), ("context_dim", 0)):
+            checked_whole(settings, name, least=least, most=most, default=0)
+        _require_affordable(settings["options"], len(found), most)
+        return super().stored_shapes(settings, found)
 
     @property
     def can_fold(self) -> bool:
@@ -123,11 +161,19 @@ class ZukoFamily(Family):
     Arguments:
         transform: See `ZukoBlock`.
         options: See `ZukoBlock`.
+
+    Raises:
+        InputError: zuko is not installed, or has no such flow; options that are no table.
     """
 
     transform: str = "NSF"
     options: Mapping[str, Any] = field(default_factory=lambda: {"transforms": 1})
     block: ClassVar[type[Block]] = ZukoBlock
+
+    def __post_init__(self) -> None:
+        _flow_class(self.transform)
+        if not isinstance(self.options, Mapping):
+            raise InputError(f"block 'zuko': expected options to be a table, got {brief(self.options)}")
 
     def new(
         self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator
@@ -146,6 +192,21 @@ class ZukoFamily(Family):
         _end_at_zero(block)
         like = rows.rows(slice(0, 0)).x
         return block.to(device=like.device, dtype=like.dtype)
+
+
+def _require_affordable(options: object, tensors: int, numbers: int) -> None:
+    """Refuse, as a ValueError, options of networks that have more tensors or numbers than there are.
+
+    Transforms and layers have tensors of their own, and each pair of layers a matrix.
+    """
+    entries = options if isinstance(options, Mapping) else {}
+    for name, value in entries.items():
+        widths = value if isinstance(value, list | tuple) else [value]
+        wholes = [width for width in widths if is_whole(width)]
+        most = tensors if name in ("transforms", "passes") else numbers
+        if len(widths) > tensors or max([*wholes, *(a * b for a, b in pairwise(wholes))], default=0) > most:
+            raise ValueError(f"options: {brief(name)} of {brief(value)} asks for more numbers than are there")
+        _require_affordable(value, tensors, numbers)
 
 
 @torch.no_grad()

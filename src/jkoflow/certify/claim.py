@@ -155,8 +155,11 @@ class Certificates:
                 raise ValueError("a note is not text")
             claims = tuple(_claim_from(entry) for entry in record["claims"])
             return cls(_bracket_from(record["kl"]), claims, tuple(record["notes"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except ValueError as error:
             raise read_error(path, str(error), remedy=remedy) from None
+        except (KeyError, TypeError, AttributeError, OverflowError):
+            damage = "an entry is missing, or of another kind than it has to be"
+            raise read_error(path, damage, remedy=remedy) from None
 
 
 def is_finite(end: float | None) -> TypeGuard[float]:

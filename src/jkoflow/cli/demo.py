@@ -91,8 +91,9 @@ def _require_own(folder: Path, table: Table) -> None:
     """Refuse to replace a run that is not the demo's, which is one of digits.csv in its own folder."""
     if not (folder / "run.json").exists():
         return
-    found = read_json(folder / "run.json", remedy="choose another folder with -o")["table"]
-    if Path(found["path"] or "").parts[-2:] != Path(table.source or "").parts[-2:]:
+    found = read_json(folder / "run.json", remedy="choose another folder with -o").get("table")
+    name = found.get("path") if isinstance(found, dict) else None
+    if Path(name if isinstance(name, str) else "").parts[-2:] != Path(table.source or "").parts[-2:]:
         raise RunFolderError(
             f"{shown(folder)}: holds a run that is not the demo's; choose another folder with -o"
         )

@@ -29,6 +29,7 @@ from jkoflow.fitting import (
     split_of_run,
 )
 from jkoflow.runs import Mode, RunFolder
+from jkoflow.runs.entries import require_entries
 from jkoflow.storage import shown
 
 __all__ = ["run", "shell_defaults"]
@@ -49,6 +50,8 @@ def run(options: argparse.Namespace) -> None:
     try:
         with RunFolder.open(options.output, mode, inputs=inputs) as folder:
             recorded = {} if folder.is_new else folder.description
+            if recorded:
+                require_entries(folder, ("settings", "table", "context", "context.columns"))
             settings = _settings(options, recorded)
             table, context, weight = _split_columns(
                 full, _context_columns(options, recorded), _weight_column(options, recorded)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jkoflow.cli.models import open_model
 from jkoflow.cli.terminal import say, tell
-from jkoflow.data import check_output, read_table, write_table
+from jkoflow.data import check_output, names_guarded, read_table, write_table
 from jkoflow.flow import round_trip_tolerance
 from jkoflow.runtime import resolve_dtype
 from jkoflow.storage import shown
@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> None:
         context = None if options.context is None else read_table(options.context)
         rows, errors = model.sample(options.rows, seed=seed, context=context)
     write_table(options.output, rows, model.schema.names, overwrite=options.overwrite)
-    if line := missed_line(errors, model.settings.dtype):
+    told = (missed_line(errors, model.settings.dtype), names_guarded(options.output, model.schema.names))
+    for line in filter(None, told):
         tell(line)
     say(f"{shown(options.output)}: {len(rows):,} rows of {rows.shape[1]:,} columns, seed {seed}")
 

@@ -14,6 +14,7 @@ import numpy as np
 from jkoflow.cli.models import open_model
 from jkoflow.cli.terminal import say, tell
 from jkoflow.data import check_output, read_table, write_table
+from jkoflow.errors import NumericalError
 from jkoflow.storage import shown
 
 __all__ = ["run"]
@@ -29,12 +30,27 @@ def run(options: argparse.Namespace) -> None:
             table, context = table.drop(given), table.select(given)
         log_prob = model.log_prob(model.schema.check(table), context)
     write_table(options.output, log_prob, ["log_prob"], overwrite=options.overwrite)
-    infinite = int(np.count_nonzero(~np.isfinite(log_prob)))
-    if infinite:
-        tell(
-            f"note: {infinite:,} of {len(log_prob):,} rows lie so far from the table of the fit that their "
-            "density is rounded to 0, and have no finite log-likelihood"
-        )
     finite = log_prob[np.isfinite(log_prob)]
     mean = f", mean {finite.mean():.4f} nats" if len(finite) else ""
+    if zero := int(np.count_nonzero(np.isneginf(log_prob))):
+        tell(
+            f"note: {zero:,} of {len(log_prob):,} rows lie so far from the table of the fit that their "
+            "density is rounded to 0, and have no finite log-likelihood"
+        )
     say(f"{shown(options.output)}: log-likelihoods of {len(log_prob):,} rows{mean}")
+    _require_numbers(log_prob, options.output)
+
+
+def _require_numbers(log_prob: np.ndarray, output: str) -> None:
+    """Refuse, once what there is has been written, log-likelihoods that are no numbers, or infinite ones.
+
+    Raises:
+        NumericalError: There are some.
+    """
+    wrong = np.flatnonzero(np.isnan(log_prob) | np.isposinf(log_prob))
+    if len(wrong):
+        raise NumericalError(
+            f"{len(wrong):,} of {len(log_prob):,} rows have no log-likelihood that is a number, row "
+            f"{wrong[0] + 1} first; {shown(output)} holds those of the others",
+            remedy="leave those rows out, or fit again with dtype = 'float64'",
+        )

@@ -12,19 +12,19 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from jkoflow.storage.files import write_error
+from jkoflow.storage.files import visible, write_error
 
 __all__ = ["flush", "hint", "say", "tell"]
 
 
 def say(line: str) -> None:
-    """Print a line on stdout.
+    """Print a line on stdout; what acts in a name, such as an escape sequence, is shown and does not act.
 
     Raises:
         RunFolderError: stdout is a file that cannot be written.
     """
     try:
-        print(line, flush=True)
+        print(visible(line), flush=True)
     except BrokenPipeError:
         _silence(sys.stdout)
     except OSError as error:
@@ -33,9 +33,9 @@ def say(line: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line on stderr, if anybody listens."""
+    """Print a line on stderr, if anybody listens; shown as `say` does."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from jkoflow.data.columns import Column
 from jkoflow.data.dependence import Relation, dependence_notes, dependent_columns
-from jkoflow.data.files import check_output, hash_file, write_table
+from jkoflow.data.files import check_output, hash_file, names_guarded, write_table
 from jkoflow.data.reading import TableSource, read_table
 from jkoflow.data.schema import Schema
 from jkoflow.data.table import Table
@@ -28,6 +28,7 @@ __all__ = [
     "dependence_notes",
     "dependent_columns",
     "hash_file",
+    "names_guarded",
     "read_table",
     "write_table",
 ]

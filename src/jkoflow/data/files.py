@@ -27,11 +27,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from jkoflow.data.declared import NPY_HEADERS, check_npy, check_npz_member, check_parquet, check_start
+from jkoflow.data.header import check_header, guarded, has_header, unguarded
+from jkoflow.data.table import count_of, join_names
 from jkoflow.errors import InputError
-from jkoflow.storage import shown, staged_file, validate_new_output
+from jkoflow.storage import open_regular, shown, staged_file, validate_new_output
 from jkoflow.storage.scratch import empty_array, is_large
 
-__all__ = ["SUFFIXES", "RawTable", "check_output", "hash_file", "read_file", "write_table"]
+__all__ = [
+    "SUFFIXES",
+    "RawTable",
+    "check_kind",
+    "check_output",
+    "hash_file",
+    "names_guarded",
+    "read_file",
+    "write_table",
+]
 
 Array = npt.NDArray[Any]
 
@@ -43,10 +55,6 @@ _DAMAGE = (
 
 _NPZ_KEYS = ("x", "X", "data")
 _NPY = np.lib.format.MAGIC_PREFIX
-_HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 _PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
@@ -72,21 +80,41 @@ class RawTable:
 def hash_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal; `InputError` where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{shown(path)}: {_reason(error)}") from None
 
 
+def check_kind(path: str | os.PathLike[str]) -> None:
+    """Refuse, from its first bytes alone, a file that is not what its suffix says.
+
+    Raises:
+        InputError: It is missing, a folder, a pipe, a device, empty or of another kind.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in _READERS:
+        raise InputError(f"{shown(path)}: expected a table ending in {SUFFIXES}, got {_suffix(path)}")
+    try:
+        with open_regular(path) as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise InputError(f"{shown(path)}: the file is empty")
+            check_start(file, kind)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise _damaged(path, error) from None
+    except OSError as error:
+        raise InputError(f"{shown(path)}: {_reason(error)}; name a table that can be read") from None
+
+
 def read_file(path: str | os.PathLike[str]) -> RawTable:
     """Read a table by its suffix; `InputError` where it is missing, damaged, empty or of another kind."""
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{shown(path)}: expected a table ending in {SUFFIXES}, got {_suffix(path)}")
-    _check_readable(path)
+    check_kind(path)
     try:
-        return reader(path)
+        return _READERS[path.suffix.lower()](path)
     except InputError:
         raise
     except ImportError as error:
@@ -94,19 +122,12 @@ def read_file(path: str | os.PathLike[str]) -> RawTable:
             f"{shown(path)}: {path.suffix} needs a package that is missing: {_reason(error)}"
         ) from None
     except _DAMAGE as error:
-        kind = path.suffix.lower()
-        raise InputError(
-            f"{shown(path)}: not a readable {kind} file, damaged or cut short ({_reason(error)})"
-        ) from None
+        raise _damaged(path, error) from None
 
 
-def _check_readable(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{shown(path)}: expected a file, got a folder")
-    if not path.exists():
-        raise InputError(f"{shown(path)}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{shown(path)}: the file is empty")
+def _damaged(path: Path, error: BaseException) -> InputError:
+    kind = path.suffix.lower()
+    return InputError(f"{shown(path)}: not a readable {kind} file, damaged or cut short ({_reason(error)})")
 
 
 def _reason(error: BaseException) -> str:
@@ -130,9 +151,9 @@ def _read_text(path: Path) -> RawTable:
     except pd.errors.EmptyDataError:
         raise InputError(f"{shown(path)}: the file is empty") from None
     fields = [str(field).strip() for field in first.iloc[0]]
-    headed = _has_header(path, fields)
+    headed = has_header(path, fields)
     if headed:
-        _check_header(path, fields)
+        check_header(path, fields)
     with warnings.catch_warnings():
         # pandas drops the surplus of rows that are longer than the header, and only warns
         warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -150,52 +171,32 @@ def _read_text(path: Path) -> RawTable:
             raise InputError(
                 f"{shown(path)}: the rows have more fields than the header's {len(fields)}; name every column"
             ) from None
-    frame.columns = pd.Index(fields if headed else [f"x{place}" for place in frame.columns])
+    names = map(unguarded, fields) if headed else (f"x{place}" for place in frame.columns)
+    frame.columns = pd.Index(list(names))
     if headed:
         return RawTable(frame, names_columns=True)
     note = f"{shown(path)}: no header, the first line was read as a row"
     return RawTable(frame, names_columns=False, notes=(note,))
 
 
-def _has_header(path: Path, fields: Sequence[str]) -> bool:
-    """A line of numbers is a row, unless it counts 0, 1, 2, … as pandas names the columns of an array."""
-    try:
-        numbers = [float(field) for field in fields]
-    except ValueError:
-        return True
-    counts = fields == [str(i) for i in range(len(fields))]
-    if counts and len(numbers) < 3:
-        raise InputError(
-            f"{shown(path)}: the first line, {', '.join(fields)}, may be a header or a row; name the columns"
-        )
-    return counts
-
-
-def _check_header(path: Path, fields: Sequence[str]) -> None:
-    if "" in fields:
-        place = fields.index("") + 1
-        raise InputError(
-            f"{shown(path)}: column {place} has no name; name it, or drop a row index (to_csv(index=False))"
-        )
-    if len(fields) == 1 and any(mark in fields[0] for mark in (";", "\t", "|", ",")):
-        raise InputError(
-            f"{shown(path)}: one column named {fields[0]!r}; separate .csv with commas, .tsv with tabs"
-        )
-
-
 # ── binary ──
 
 
 def _read_parquet(path: Path) -> RawTable:
+    check_parquet(path)
     return RawTable(pd.read_parquet(path), names_columns=True)
 
 
 def _read_npy(path: Path) -> RawTable:
     # opened here, because numpy leaves a damaged archive open
     with open(path, "rb") as file:
-        if is_large(path.stat().st_size) and file.read(len(_NPY)) == _NPY:
-            return RawTable(np.load(path, mmap_mode="r", allow_pickle=False), names_columns=False)
+        size = os.fstat(file.fileno()).st_size
+        is_array = file.read(len(_NPY)) == _NPY
         file.seek(0)
+        if is_array:
+            check_npy(file, size)
+            if is_large(size):
+                return RawTable(np.load(path, mmap_mode="r", allow_pickle=False), names_columns=False)
         content = np.load(file, allow_pickle=False)
     if not isinstance(content, np.ndarray):
         raise InputError(f"{shown(path)}: this is an archive of several arrays; name it .npz")
@@ -214,6 +215,8 @@ def _read_npz(path: Path) -> RawTable:
                 f"{shown(path)}: expected one array, or one named x, X or data, "
                 f"got {', '.join(keys) or 'none'}; save the table alone"
             )
+        if archive.zip is not None and f"{wanted[0]}.npy" in archive.zip.namelist():
+            check_npz_member(archive.zip, f"{wanted[0]}.npy")
         return RawTable(_member(archive, wanted[0]), names_columns=False)
 
 
@@ -223,11 +226,7 @@ def _member(archive: np.lib.npyio.NpzFile, key: str, *, read_bytes: int = 2**24)
         return np.asarray(archive[key])
     with archive.zip.open(f"{key}.npy") as member:
         version = np.lib.format.read_magic(member)
-        if version not in _HEADERS:
-            return np.asarray(archive[key])
-        shape, column_by_column, dtype = _HEADERS[version](member)
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects")
+        shape, column_by_column, dtype = NPY_HEADERS[version](member)
         values = empty_array(shape[::-1] if column_by_column else shape, dtype)
         empty = memoryview(values.data).cast("B")
         while len(empty):
@@ -266,6 +265,17 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     return validate_new_output(path, overwrite=overwrite)
 
 
+def names_guarded(path: str | os.PathLike[str], columns: Sequence[str]) -> str:
+    """One line on the names that `write_table` puts behind an apostrophe; empty where it does to none."""
+    names = [name for name in columns if guarded(name) != name]
+    if Path(path).suffix.lower() not in _SEPARATORS or not names:
+        return ""
+    return (
+        f"note: {count_of(names, 'column name')} would be a formula to a spreadsheet and stand behind an "
+        f"apostrophe in {shown(path)}, which jkoflow takes away when it reads them: {join_names(names)}"
+    )
+
+
 def write_table(
     path: str | os.PathLike[str],
     values: npt.ArrayLike,
@@ -278,7 +288,8 @@ def write_table(
     Arguments:
         path: Ends in one of `SUFFIXES`; `.npz` stores the array as `x`.
         values: Shape (n, d), or (n,) with one name in `columns`; `.npy` and `.npz` keep the shape (n,).
-        columns: d names; `.npy` and `.npz` have no place for them.
+        columns: d names; `.npy` and `.npz` have no place for them, and text has those that a spreadsheet
+            would take for a formula behind an apostrophe.
         overwrite: Replace a file that is there.
 
     Raises:
@@ -304,4 +315,5 @@ def write_table(
             if suffix == ".parquet":
                 frame.to_parquet(file, index=False)
             else:
+                frame.columns = pd.Index([guarded(name) for name in columns])
                 frame.to_csv(file, sep=_SEPARATORS[suffix], index=False)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jkoflow.data.files import hash_file, read_file
+from jkoflow.data.files import check_kind, hash_file, read_file
 from jkoflow.data.table import Table, count_of, gathered, join_names, read_only
 from jkoflow.errors import InputError
 from jkoflow.storage import shown
@@ -47,6 +47,7 @@ def read_table(source: TableSource) -> Table:
     if not isinstance(source, str | os.PathLike):
         table = _from_memory(source, "the table", named=isinstance(source, pd.DataFrame))
         return replace(table, sha256=_hash_values(table))
+    check_kind(source)
     digest = hash_file(source)
     raw = read_file(source)
     table = _from_memory(raw.content, shown(source), named=raw.names_columns)
@@ -57,6 +58,7 @@ def _from_memory(content: object, label: str, *, named: bool) -> Table:
     if isinstance(content, pd.DataFrame):
         return _from_frame(content, label, is_frame=named)
     array = _as_array(content, label)
+    _refuse_shape(array.shape, label)
     if array.dtype.kind not in "biuf":
         # column by column, so that the message can name the ones at fault
         frame = pd.DataFrame(array, columns=pd.Index(_default_names(array.shape[1])))
@@ -109,7 +111,7 @@ def _is_mapped(array: npt.NDArray[Any]) -> bool:
 
 def _from_frame(frame: pd.DataFrame, label: str, *, is_frame: bool) -> Table:
     columns = tuple(str(name) for name in frame.columns)
-    _refuse_empty(frame.shape, label)
+    _refuse_shape(frame.shape, label)
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     if twice:
         raise InputError(
@@ -168,17 +170,20 @@ def _refuse_faults(columns: Sequence[str], faults: Sequence[str | None], label: 
 def _checked(
     values: Reals, columns: tuple[str, ...], integer: tuple[bool, ...], label: str, *, is_frame: bool
 ) -> Table:
-    _refuse_empty(values.shape, label)
+    _refuse_shape(values.shape, label)
     _refuse_non_finite(values, columns, label)
     return Table(read_only(values), columns, integer, is_frame=is_frame)
 
 
-def _refuse_empty(shape: tuple[int, ...], label: str) -> None:
+def _refuse_shape(shape: tuple[int, ...], label: str, *, most: int = 100_000) -> None:
+    """Refuse a table without rows or columns, or with more than `most` columns, whose names fill memory."""
     n_rows, n_columns = shape
     if not n_columns:
         raise InputError(f"{label}: expected at least one column, got none")
     if not n_rows:
         raise InputError(f"{label}: expected at least one row, got none")
+    if n_columns > most:
+        raise InputError(f"{label}: expected at most {most:,} columns, got {n_columns:,}; is it transposed?")
 
 
 def _refuse_non_finite(values: Reals, columns: Sequence[str], label: str) -> None:

@@ -256,8 +256,11 @@ class Schema:
         require_format(record.get("format"), path, remedy=remedy)
         try:
             return _schema_from(record)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except ValueError as error:
             raise read_error(path, str(error), remedy=remedy) from None
+        except (KeyError, TypeError, AttributeError, OverflowError):
+            damage = "an entry is missing, or of another kind than it has to be"
+            raise read_error(path, damage, remedy=remedy) from None
 
 
 # ── learning ──

@@ -91,9 +91,10 @@ class Table:
         return replace(self, values=read_only(gathered(self.values, rows)), sha256=None)
 
 
-def join_names(names: Sequence[str], *, most: int = 6) -> str:
-    """Return names for a one-line message: the first `most`, and how many more there are."""
-    listed = ", ".join(name if name.isprintable() else ascii(name) for name in names[:most])
+def join_names(names: Sequence[str], *, most: int = 6, longest: int = 80) -> str:
+    """Return names for a message: the first `most`, each cut to `longest`, and the count of others."""
+    short = [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in names[:most]]
+    listed = ", ".join(name if name.isprintable() else ascii(name) for name in short)
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 

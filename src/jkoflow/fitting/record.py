@@ -14,10 +14,12 @@ from torch import Tensor
 
 from jkoflow.blocks import block_from_config
 from jkoflow.config import ADDED, Settings
+from jkoflow.errors import RunFolderError
 from jkoflow.fitting.split import recognise_by
 from jkoflow.journal import Journal, Stopwatch, Taken
 from jkoflow.runs import RunFolder
 from jkoflow.steps import State
+from jkoflow.storage.entries import brief, checked_whole
 from jkoflow.world import World
 
 __all__ = ["Progress", "Recorder", "open_journal"]
@@ -91,7 +93,7 @@ def open_journal(
         stored = run.read_checkpoints()
         steps = [_restored(tensors, meta) for tensors, meta in stored]
         decided = [record for record in run.read_records() if record.get("kind") == "decision"]
-        spent = float(stored[-1][1]["info"].get("cpu_seconds_so_far") or 0.0) if stored else 0.0
+        spent = float(steps[-1].log.get("cpu_seconds_so_far") or 0.0) if steps else 0.0
     recorder = Recorder(log_jacobian, run, progress, spent=spent, world=world)
     journal = Journal(
         budget=settings.budget,
@@ -106,14 +108,28 @@ def open_journal(
 
 
 def _restored(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Taken:
-    info = meta["info"]
-    number, round_number = int(info["block"]), int(info["round"])
-    if meta["config"] is None:
-        return Taken(number, round_number, None, info)
-    block = block_from_config(meta["config"])
-    some = next(value for value in tensors.values() if value.is_floating_point())
-    block = block.to(dtype=some.dtype)
-    block.load_state_dict(tensors)
+    """A step from its checkpoint.
+
+    Raises:
+        RunFolderError: Its entries or tensors are not those of a step.
+    """
+    try:
+        info = meta["info"]
+        if not isinstance(info, dict):
+            raise ValueError(f"info: expected a table, got {brief(info)}")
+        number, round_number = checked_whole(info, "block"), checked_whole(info, "round", least=-1)
+        if meta["config"] is None:
+            return Taken(number, round_number, None, info)
+        block = block_from_config(meta["config"], found={name: tuple(t.shape) for name, t in tensors.items()})
+        some = next(value for value in tensors.values() if value.is_floating_point())
+        block = block.to(dtype=some.dtype)
+        block.load_state_dict(tensors)
+        block.check_numbers()
+    except (ValueError, KeyError, RuntimeError, StopIteration) as failure:
+        raise RunFolderError(
+            f"checkpoints: a block is damaged ({failure}); delete it and all later ones there, or train"
+            " again with --overwrite"
+        ) from None
     return Taken(number, round_number, block, info)
 
 

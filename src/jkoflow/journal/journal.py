@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from jkoflow.errors import InputError, RunFolderError
 from jkoflow.journal.clock import Clock, cpu_clock
 from jkoflow.journal.taken import Solution, Taken
+from jkoflow.storage.entries import brief
 from jkoflow.world import ALONE, World
 
 __all__ = ["Journal", "Observer"]
@@ -68,20 +69,31 @@ class Journal:
         if budget is not None and not budget > 0:
             raise InputError(f"budget: expected CPU-seconds > 0, got {budget}")
         self.budget, self.world = budget, world
-        self._decided = {_key(entry): entry["value"] for entry in decisions}
+        self._decided = {_key(entry): entry.get("value") for entry in decisions}
         self._steps = deque(steps)
         self._write, self._observe, self._clock = write, observe, clock
         self._start = clock() - spent if self.limited else math.nan
 
     # ── decisions and steps ──
 
-    def decide(self, what: str, compute: Callable[[], Any], **where: int) -> Any:
+    def decide(
+        self,
+        what: str,
+        compute: Callable[[], Any],
+        *,
+        kinds: tuple[type, ...] = (bool, int, float, str, dict),
+        **where: int,
+    ) -> Any:
         """The decision `what`, replayed if it is on record, else computed and recorded first.
 
         Arguments:
             what: Name of the decision.
             compute: Its value, something JSON can hold; with several processes the first one's counts.
+            kinds: What the value is one of; one on record that is none is refused.
             where: Block, round and the like, which make the decision unique.
+
+        Raises:
+            RunFolderError: The record has something else in this place.
         """
         entry: dict[str, Any] = {"kind": "decision", "what": what, **where}
         key = _key(entry)
@@ -90,6 +102,11 @@ class Journal:
             if self.world.is_first:
                 self._write({**entry, "value": value})
             self._decided[key] = value
+        if not isinstance(self._decided[key], kinds) or _is_unwanted_bool(self._decided[key], kinds):
+            raise RunFolderError(
+                f"the record of decisions, steps.jsonl: {what}: expected {kinds[0].__name__}, got"
+                f" {brief(self._decided[key])}; restore it from a copy, or start again with --overwrite"
+            )
         return self._decided[key]
 
     def step(
@@ -140,7 +157,7 @@ class Journal:
             if not is_decided and not self.world.broadcast(self.remaining() <= 0):
                 return False
             # on record, a fit that resumes on a slower clock still goes as far as the first one did
-            return updates >= int(self.decide(what, lambda: updates, **where))
+            return updates >= int(self.decide(what, lambda: updates, kinds=(int,), **where))
 
         return stop
 
@@ -180,7 +197,7 @@ class Journal:
                 number //= 2
             return number
 
-        return int(self.decide(what, halved, **where))
+        return int(self.decide(what, halved, kinds=(int,), **where))
 
     def how_many(self, seconds: float, within: tuple[int, int], *, share: float = 1.0) -> int:
         """How many pieces of work of that length fit in a share of the time left, between two ends.
@@ -211,6 +228,11 @@ class Journal:
     def remaining(self) -> float:
         """CPU-seconds left; infinite without a budget."""
         return math.inf if self.budget is None else self.budget - self.used()
+
+
+def _is_unwanted_bool(value: object, kinds: tuple[type, ...]) -> bool:
+    """True and false are whole numbers to Python, and no counts."""
+    return isinstance(value, bool) and bool not in kinds
 
 
 def _key(entry: Record) -> str:

@@ -55,7 +55,7 @@ class UpdateShares:
         if not self.journal.limited:
             return self.limit
         decided = self.journal.decide(
-            "updates", lambda: self._affordable(number), block=number, round=round_number
+            "updates", lambda: self._affordable(number), kinds=(int,), block=number, round=round_number
         )
         return int(decided)
 

@@ -21,6 +21,7 @@ from jkoflow.laws.quadratic import Gaussian
 from jkoflow.laws.rings import Rings
 from jkoflow.laws.rose import rose
 from jkoflow.laws.tree import tree
+from jkoflow.storage.entries import brief
 
 __all__ = [
     "LAWS",
@@ -53,6 +54,10 @@ LAWS: Mapping[str, Callable[..., Law]] = MappingProxyType(
 """Every law of this package by name."""
 
 
+_MISMATCH = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError, MemoryError)
+"""What Python, numpy and torch raise for numbers of another kind or shape."""
+
+
 def make_law(name: str, **options: object) -> Law:
     """Build a law by its name.
 
@@ -71,7 +76,15 @@ def make_law(name: str, **options: object) -> Law:
     except TypeError as mismatch:
         expected = ", ".join(signature.parameters) or "no options"
         raise InputError(f"law {name!r}: expected {expected}; {mismatch}") from None
-    return LAWS[name](**options)
+    try:
+        return LAWS[name](**options)
+    except InputError:
+        raise
+    except _MISMATCH:
+        expected = ", ".join(signature.parameters)
+        raise InputError(
+            f"law {name!r}: expected {expected} of the kinds that they have, got {brief(options)}"
+        ) from None
 
 
 def check_law(option: str | Mapping[str, object]) -> None:
@@ -81,9 +94,9 @@ def check_law(option: str | Mapping[str, object]) -> None:
         InputError: There is none of that name.
     """
     kind = option if isinstance(option, str) else option.get("kind")
-    if kind not in LAWS:
+    if not isinstance(kind, str) or kind not in LAWS:
         raise InputError(
-            f"law: expected one of {', '.join(sorted(LAWS))}, or a table with kind, got {option!r}"
+            f"law: expected one of {', '.join(sorted(LAWS))}, or a table with kind, got {brief(option)}"
         )
 
 

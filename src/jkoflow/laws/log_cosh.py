@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from jkoflow.errors import InputError
 from jkoflow.laws.base import Law, check_points
+from jkoflow.storage.entries import brief, is_whole
 
 __all__ = ["LogCosh"]
 
@@ -44,16 +46,22 @@ class LogCosh(Law):
     width: float = 1.0
     cells: int = 2**14
 
+    most_cells: ClassVar[int] = 2**20
+
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise InputError(f"dim: expected at least 1, got {self.dim}")
-        if not (self.curvature >= 0 and self.weight >= 0 and self.curvature + self.weight > 0):
+        if not (self.curvature >= 0 and self.weight >= 0 and 0 < self.curvature + self.weight < math.inf):
             raise InputError(
-                "curvature, weight: expected numbers >= 0, not both 0,"
+                "curvature, weight: expected finite numbers >= 0, not both 0,"
                 f" got {self.curvature} and {self.weight}"
             )
-        if not self.width > 0:
-            raise InputError(f"width: expected a number > 0, got {self.width}")
+        if not 0 < self.width < math.inf:
+            raise InputError(f"width: expected a finite number > 0, got {self.width}")
+        if not is_whole(self.cells) or not 2 <= self.cells <= self.most_cells:
+            raise InputError(
+                f"cells: expected a whole number from 2 to {self.most_cells:,}, got {brief(self.cells)}"
+            )
 
     @property
     def lam(self) -> float | None:

@@ -15,8 +15,10 @@ from itertools import count
 
 import numpy as np
 
+from jkoflow.errors import InputError
 from jkoflow.laws.mixture import GaussianMixture
 from jkoflow.laws.strokes import Drawing, Points, bend
+from jkoflow.storage.entries import brief, is_whole
 
 __all__ = ["tree"]
 
@@ -30,6 +32,10 @@ class _Growth:
     trunk_length: float
     trunk_width: float
     twig_width: float
+
+
+most_forks = 12
+"""Forks beyond which nothing is drawn: each doubles the branches."""
 
 
 def tree(
@@ -50,7 +56,12 @@ def tree(
         trunk_length: Length of the trunk up to its first fork, before it is varied.
         trunk_width: Standard deviation across the trunk at its foot.
         twig_width: Standard deviation that no branch is narrower than.
+
+    Raises:
+        InputError: More forks than can be drawn: each doubles the branches.
     """
+    if not is_whole(forks) or not 0 <= forks <= most_forks:
+        raise InputError(f"forks: expected a whole number from 0 to {most_forks}, got {brief(forks)}")
     growth = _Growth(forks, leafless, trunk_length, trunk_width, twig_width)
     drawing = Drawing()
     vary = _golden_sequence()

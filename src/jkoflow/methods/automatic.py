@@ -39,9 +39,9 @@ def automatic(state: State, job: Job) -> State:
     rounds = job.settings.gamma == "auto" and job.settings.closing == "auto"
     alone = job.settings.closing != "auto"
     chosen = job.journal.decide(
-        "pilot", lambda: timed_pilot(state, job, gaussian_first=not rounds and not alone)
+        "pilot", lambda: timed_pilot(state, job, gaussian_first=not rounds and not alone), kinds=(dict,)
     )
-    choice, least = Pilot(**chosen), job.recipe.keep.least_variance
+    choice, least = Pilot.from_record(chosen, job.family.variants), job.recipe.keep.least_variance
     if alone:
         return _blocks_alone(state, choice, job)
     gaussian = best_whitening(state, job.runtime, least_variance=least)

@@ -32,7 +32,9 @@ def flow_matching(state: State, job: Job) -> State:
     rules, n_rows = job.recipe, len(state.train)
     updates = rules.updates.regression_updates(n_rows)
     if job.journal.limited:
-        updates = int(job.journal.decide("updates", lambda: _affordable(state, job), block=1, round=0))
+        updates = int(
+            job.journal.decide("updates", lambda: _affordable(state, job), kinds=(int,), block=1, round=0)
+        )
     start = rules.updates.regression(n_rows, updates)
     straight = Path(lambda gamma: 1.0, lambda x, z, t, scale: ((1 - t) * x + t * z, z - x))
     solver = StartedSolver(job.family, start, None, job.family.variants[-1], path=straight)

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jkoflow.errors import RunFolderError
 from jkoflow.fold import proximal_fold
 from jkoflow.journal import Journal
 from jkoflow.methods.base import Job, schedule_of
 from jkoflow.steps import State, Step, improves
 from jkoflow.steps.gaussian import best_whitening
 from jkoflow.steps.solvers import RegressionSolver
+from jkoflow.storage.entries import brief, checked_real, checked_text, require_names
 
 __all__ = ["Pilot", "choose_by_pilot", "rehearsed_seconds", "timed_pilot"]
 
@@ -43,6 +45,29 @@ class Pilot:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the decision that is on record."""
         return {"affine_first": self.affine_first, "features": self.features, "seconds": self.seconds}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], variants: Sequence[str]) -> Pilot:
+        """The choice that is on record.
+
+        Arguments:
+            record: What `to_dict` returned, as JSON gives it back.
+            variants: The family's.
+
+        Raises:
+            RunFolderError: It is another.
+        """
+        try:
+            require_names(record, {"affine_first", "features", "seconds"})
+            features, seconds = checked_text(record, "features"), checked_real(record, "seconds")
+            if features not in variants or not isinstance(record["affine_first"], bool):
+                raise ValueError(f"expected features among {', '.join(variants)}, got {brief(record)}")
+        except ValueError as failure:
+            raise RunFolderError(
+                f"the record of decisions, steps.jsonl: pilot: {failure}; restore it from a copy, or start "
+                "again with --overwrite"
+            ) from None
+        return cls(record["affine_first"], features, seconds)
 
 
 def timed_pilot(state: State, job: Job, *, gaussian_first: bool) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def _has_time(state: State, job: Job, number: int) -> bool:
         push = seconds * len(train) / max(1, len(some))
         return job.journal.leaves(rules.least_for_a_round, beside=push)
 
-    return bool(job.journal.decide("pass", enough, round=number))
+    return bool(job.journal.decide("pass", enough, kinds=(bool,), round=number))
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class _Round:
 
             return journal.timed(work)[1] / count
 
-        seconds = float(journal.decide("closing seconds", rehearsed, round=self.number))
+        seconds = float(journal.decide("closing seconds", rehearsed, kinds=(float, int), round=self.number))
         most = journal.afford(
             "components",
             quick.most_components,

@@ -35,7 +35,10 @@ def affordable_blocks(most: int, state: State, choice: Pilot, job: Job, *, round
     seconds = choice.seconds * min(rules.enough_updates, limit)
     return int(
         job.journal.decide(
-            "blocks", lambda: job.journal.how_many(seconds, (fewest, most)), round=round_number
+            "blocks",
+            lambda: job.journal.how_many(seconds, (fewest, most)),
+            kinds=(int,),
+            round=round_number,
         )
     )
 

@@ -57,10 +57,20 @@ class Model:
         )
 
     def log_prob(self, table: Table, context: Table | None = None) -> Reals:
-        """Log-density of each row, shape `(n,)`, nats in data units, float64; deterministic."""
+        """Log-density of each row, shape `(n,)`, nats in data units, float64; deterministic.
+
+        It is -infinity where the row lies so far out that its squared length is beyond the range of the
+        model's dtype: the tails are those of a normal law, whose density is rounded to 0 there.
+        """
         z = encode_table(self.schema, table, like=self.like)
-        nats = log_prob(self.flow, z, self.encode_context(context, len(table)))
-        return np.asarray(nats.cpu().numpy() + self.schema.log_jacobian(z).numpy(), dtype=np.float64)
+        near = torch.isfinite(z.square().sum(dim=1))
+        given = self.encode_context(context, len(table))
+        if not bool(near.all()):
+            z, given = z[near], None if given is None else given[near]
+        nats = log_prob(self.flow, z, given).cpu().numpy() + self.schema.log_jacobian(z).numpy()
+        scores = np.full(len(table), -np.inf)
+        scores[near.cpu().numpy()] = nats
+        return scores
 
     def sample(self, n_rows: int, *, seed: int, context: Table | None = None) -> tuple[Reals, Reals]:
         """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units."""

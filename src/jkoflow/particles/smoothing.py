@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
+from jkoflow.storage.entries import brief
 from jkoflow.storage.scratch import CHUNK_ROWS
 
 __all__ = ["KINDS", "Smoothing", "resolve_smoothing", "smooth"]
@@ -47,13 +48,15 @@ class Smoothing:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InputError(f"smoothing: expected kind {' or '.join(KINDS)}, got {self.kind!r}")
+            raise InputError(f"smoothing: expected kind {' or '.join(KINDS)}, got {brief(self.kind)}")
         if (self.time is None) == (self.delta is None):
-            raise InputError(f"smoothing: expected either time or delta, got {self.time} and {self.delta}")
+            raise InputError(
+                f"smoothing: expected either time or delta, got {brief(self.time)} and {brief(self.delta)}"
+            )
         amount = self.time if self.time is not None else self.delta
         if not _is_positive(amount):
             name = "time" if self.time is not None else "delta"
-            raise InputError(f"smoothing: expected {name} to be a number above 0, got {amount!r}")
+            raise InputError(f"smoothing: expected {name} to be a number above 0, got {brief(amount)}")
 
     def resolve(self, x: Tensor, weight: Tensor | None = None) -> Smoothing:
         """The same smoothing with its time fixed by the rows x, shape `(n, d)`; as it is where it has a time.
@@ -136,11 +139,12 @@ def resolve_smoothing(option: float | Mapping[str, object] | Smoothing | None) -
             "smoothing: expected None, a W2 distance, or a table with time or delta,"
             f" got {type(option).__name__}"
         )
-    return Smoothing(delta=float(option))
+    return Smoothing(delta=option)
 
 
-def _is_positive(number: object) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf
+def _is_positive(number: object, *, largest: float = 1e100) -> bool:
+    """A number above 0 whose square can be computed with."""
+    return isinstance(number, int | float) and not isinstance(number, bool) and 0 < number <= largest
 
 
 def _second_moment(x: Tensor, weight: Tensor | None = None) -> float:

@@ -13,6 +13,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jkoflow.storage import visible
+
 __all__ = ["ACCENT", "FAINT", "GENERATED", "INK", "MUTED", "REAL", "as_data_uri", "plain_text", "tidy"]
 
 INK, MUTED, FAINT = "#1f2733", "#6b7686", "#d9dee6"
@@ -80,7 +82,7 @@ def as_data_uri(draw: Callable[[Figure], None], *, width: float, height: float, 
 
 def plain_text(name: str, *, longest: int = 22) -> str:
     """A column's name as a label: on one line, not too long, and never read as mathematics."""
-    name = " ".join(name.split())
+    name = visible(" ".join(name.split()))
     name = name if len(name) <= longest else f"{name[: longest - 1]}…"
     return name.replace("$", r"\$")
 

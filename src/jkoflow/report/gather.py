@@ -25,6 +25,7 @@ from jkoflow.model import Model, load_model
 from jkoflow.report.contents import HeldOut, ReportData
 from jkoflow.report.samples import pick_rows
 from jkoflow.runs import RunFolder
+from jkoflow.runs.entries import require_entries
 from jkoflow.runs.table import find_table
 from jkoflow.runtime import seed_stream
 from jkoflow.storage import read_json
@@ -32,6 +33,12 @@ from jkoflow.storage import read_json
 __all__ = ["gather_report", "image_shape_of", "read_certificates"]
 
 Reals = npt.NDArray[np.float64]
+
+_RESULTS = (
+    *("held_out_nll_nats", "held_out_nll_se_nats", "gaussian_nll_nats", "gaussian_nll_se_nats"),
+    *("gaussian_minus_ours_se_nats", "held_out_rows", "held_out_on", "notes"),
+)
+"""Results of the run that the page shows."""
 
 _PIXEL = re.compile(r"pixel_(\d+)_(\d+)")
 
@@ -46,6 +53,7 @@ def gather_report(run: RunFolder, *, rows: int = 2000) -> tuple[ReportData, str]
     Raises:
         RunFolderError: The run is damaged.
     """
+    require_entries(run, ("table.rows", "settings", *(f"results.{name}" for name in _RESULTS)))
     model, description, results = load_model(run.model), run.description, run.results
     found, why = find_table(run)
     missing = f"the page is without real rows: {why}" if why else ""

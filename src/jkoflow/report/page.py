@@ -19,6 +19,7 @@ from jkoflow.report.limits import Limits
 from jkoflow.report.normality import Normality, measure_normality
 from jkoflow.report.samples import draw_chi2, draw_histograms, draw_images, draw_pairs, draw_qq
 from jkoflow.report.training import draw_nll, draw_terms, draw_transport, path_length
+from jkoflow.storage import visible
 
 __all__ = ["Card", "render_report"]
 
@@ -218,6 +219,11 @@ def _certificates(data: ReportData) -> dict[str, Any]:
     }
 
 
+def _visible(value: object) -> object:
+    """What the page shows of a value: of text, no character that acts on what stands around it."""
+    return visible(value) if type(value) is str else value
+
+
 def render_report(data: ReportData, *, limits: Limits | None = None) -> str:
     """Return the whole page as one HTML text that refers to nothing outside itself.
 
@@ -231,6 +237,7 @@ def render_report(data: ReportData, *, limits: Limits | None = None) -> str:
     environment = Environment(
         loader=PackageLoader("jkoflow.report", "."),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

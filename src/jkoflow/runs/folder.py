@@ -20,13 +20,13 @@ from torch import Tensor
 
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError
 from jkoflow.runs import checkpoints, replacement
+from jkoflow.runs.entries import read_run, read_steps
 from jkoflow.runs.environment import environment, environment_changes
 from jkoflow.runs.opening import AGAIN, Mode, require_inputs_stay, require_mode_fits
 from jkoflow.storage import (
     FolderLock,
     append_jsonl,
     read_json,
-    read_jsonl,
     recover_folder,
     shown,
     to_json,
@@ -65,7 +65,7 @@ class RunFolder:
         self._blocks = 0
         has_run = (content / "run.json").exists()
         self.is_new = mode == "overwrite" or not has_run
-        self._record = read_json(content / "run.json", remedy=AGAIN) if not self.is_new else {}
+        self._record = read_run(content / "run.json") if not self.is_new else {}
 
     # ── opening and closing ──────────────────────────────────────────────────────────────────────────────
 
@@ -258,7 +258,7 @@ class RunFolder:
 
     def read_records(self) -> list[dict[str, Any]]:
         """Read the records of `steps.jsonl` in order."""
-        return read_jsonl(self.content / "steps.jsonl", remedy=AGAIN)
+        return read_steps(self.content / "steps.jsonl")
 
     def write_checkpoint(
         self,

@@ -16,7 +16,7 @@ from typing import Literal
 
 from jkoflow.errors import InputError, RunFolderError
 from jkoflow.runs import replacement
-from jkoflow.storage import shown
+from jkoflow.storage import open_regular, shown
 
 __all__ = ["AGAIN", "Mode", "require_inputs_stay", "require_mode_fits"]
 
@@ -56,8 +56,8 @@ def require_inputs_stay(folder: Path, inputs: Sequence[str | os.PathLike[str]]) 
 def _is_ours(folder: Path) -> bool:
     """Whether what is there was written by this library, even if it is damaged: its first entry says so."""
     for name in ("run.json", "environment.json"):
-        with suppress(OSError):
-            start = (folder / name).read_bytes()[:64]
+        with suppress(OSError), open_regular(folder / name) as file:
+            start = file.read(64)
             if re.match(rb'\s*\{\s*"format"\s*:\s*"jkoflow/', start):
                 return True
     return False

@@ -13,6 +13,7 @@ from pathlib import Path
 from jkoflow.data import Table, Weights, checked_weight, counted_rows, hash_file, read_table
 from jkoflow.errors import InputError
 from jkoflow.runs import RunFolder
+from jkoflow.runs.entries import require_entries
 from jkoflow.storage import shown
 
 __all__ = ["FoundTable", "find_table"]
@@ -37,6 +38,7 @@ class FoundTable:
 
 def find_table(run: RunFolder) -> tuple[FoundTable | None, str]:
     """The run's table, or None and one line that says why it cannot be had."""
+    require_entries(run, ("table.path", "table.sha256", "table.columns", "context", "context.columns"))
     record, given = run.description["table"], run.description["context"]
     weights = run.description.get("weights")
     try:
@@ -44,7 +46,7 @@ def find_table(run: RunFolder) -> tuple[FoundTable | None, str]:
         context = None if given is None else full.select(given["columns"])
         weight = None
         if weights is not None:
-            if weights["column"] is None:
+            if weights.get("column") is None:
                 raise InputError("the weights came from memory")
             weight = checked_weight(full.select([weights["column"]]).values[:, 0], full)
         return FoundTable(*counted_rows(full.select(record["columns"]), context, weight)), ""

@@ -13,7 +13,9 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
+from unicodedata import category
 
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError
 
@@ -22,6 +24,7 @@ __all__ = [
     "RESTORE",
     "TEMPORARY_PREFIX",
     "already_there",
+    "open_regular",
     "read_bytes",
     "read_error",
     "shown",
@@ -30,6 +33,7 @@ __all__ = [
     "sync_folder",
     "temporary_name",
     "validate_new_output",
+    "visible",
     "write_all",
     "write_bytes_atomic",
     "write_error",
@@ -41,6 +45,9 @@ TEMPORARY_PREFIX = ".jkoflow-tmp-"
 
 RESTORE = "restore it from a copy, or create it again"
 """The remedy for a file that cannot be used, where the caller knows no better one."""
+
+MOST_BYTES = 2**26
+"""Largest file that is read into memory whole, 64 MB, where the reader knows no better limit."""
 
 O_BINARY: int = getattr(os, "O_BINARY", 0)
 """Without it Windows writes other line ends than it was given."""
@@ -54,6 +61,18 @@ def shown(path: str | os.PathLike[str]) -> str:
     """Return the path as it can stand in a one-line message, line breaks and undecodable bytes escaped."""
     text = os.fspath(path)
     return text if text.isprintable() else ascii(text)
+
+
+def visible(text: str) -> str:
+    """Return text in which nothing acts: control characters and marks that turn or hide text are escaped.
+
+    Spaces of every kind stay. Source: Unicode Technical Report 36, section 2.5, for the marks.
+    """
+    if text.isprintable():
+        return text
+    kept = (character.isprintable() or category(character) == "Zs" for character in text)
+    pairs = zip(text, kept, strict=True)
+    return "".join(c if is_kept else c.encode("unicode_escape").decode() for c, is_kept in pairs)
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> RunFolderError:
@@ -115,8 +134,7 @@ def validate_new_output(path: str | os.PathLike[str], *, overwrite: bool) -> Pat
         mode = target.stat().st_mode if os.path.lexists(target) else None
         has_folder = target.parent.is_dir()
     if mode is not None and not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
-        raise InputError(f"{shown(path)}: expected a file to write, got {kind}; name a regular file")
+        raise InputError(f"{shown(path)}: expected a file to write, got {_kind(mode)}; name a regular file")
     if mode is not None and not overwrite:
         raise already_there(path)
     if not has_folder:
@@ -166,10 +184,42 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes, *, overwrite: 
             os.close(descriptor)
 
 
-def read_bytes(path: str | os.PathLike[str], *, remedy: str = RESTORE) -> bytes:
-    """Read a whole file; RunFolderError where it is missing or cannot be read."""
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a file to read its bytes, if it is a regular one: a pipe or a device could give bytes for ever.
+
+    Raises:
+        OSError: It is missing, cannot be opened, or is a folder, a device or a pipe.
+    """
+    # looked at before it is opened, since to open a pipe is to wait for its writer
+    _require_regular(os.stat(path).st_mode)
+    descriptor = os.open(path, os.O_RDONLY | O_BINARY | getattr(os, "O_NONBLOCK", 0))
     try:
-        return Path(path).read_bytes()
+        _require_regular(os.fstat(descriptor).st_mode)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: str | os.PathLike[str], *, remedy: str = RESTORE, most: int = MOST_BYTES) -> bytes:
+    """Read a whole file.
+
+    Arguments:
+        path: The file.
+        remedy: What the user can do when it cannot be read; ends the message.
+        most: Bytes beyond which it cannot be a file of this kind, and is not read.
+
+    Raises:
+        RunFolderError: It is missing, no regular file, larger than `most`, or cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise read_error(path, f"expected at most {most:,} bytes, got {size:,}", remedy=remedy)
+            return file.read(size)
+    except RunFolderError:
+        raise
     except OSError as error:
         raise read_error(path, error, remedy=remedy) from error
 
@@ -224,6 +274,15 @@ def _publish_new(staged: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise already_there(target) from None
         os.replace(staged, target)
+
+
+def _require_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"expected a regular file, got {_kind(mode)}")
+
+
+def _kind(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
 
 
 def _reason(error: OSError) -> str:

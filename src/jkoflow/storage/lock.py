@@ -102,7 +102,9 @@ class FolderLock:
         while True:
             is_new = not self.path.exists()
             try:
-                descriptor = os.open(self.path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT, 0o666)
+                # without waiting: where a pipe lies in the lock's place, nobody may ever write to it
+                mode = (os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT) | getattr(os, "O_NONBLOCK", 0)
+                descriptor = os.open(self.path, mode, 0o666)
             except (FileNotFoundError, PermissionError):
                 if shared:
                     return True

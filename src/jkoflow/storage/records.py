@@ -46,8 +46,10 @@ __all__ = [
 FORMAT = "jkoflow/1"
 """The `format` entry of every JSON object and safetensors file that the library writes."""
 
-_CHUNK = 1 << 16
+MOST_RECORDS_BYTES = 2**28
+"""Largest file of one record a line that is read, 256 MB: some 100,000 times the record of a fit."""
 
+_CHUNK = 1 << 16
 
 _ARRAY_LIBRARIES = {"numpy", "torch"}
 """Known by name: records are read and written before either is loaded."""
@@ -156,14 +158,14 @@ def read_jsonl(path: str | os.PathLike[str], *, remedy: str = RESTORE) -> list[d
     """
     if not os.path.lexists(path):
         return []
-    lines = read_bytes(path, remedy=remedy).split(b"\n")[:-1]
+    lines = read_bytes(path, remedy=remedy, most=MOST_RECORDS_BYTES).split(b"\n")[:-1]
     return [_decode(line, path, f"line {i} is not a JSON object", remedy) for i, line in enumerate(lines, 1)]
 
 
 def _decode(data: bytes, path: str | os.PathLike[str], damage: str, remedy: str) -> dict[str, Any]:
     try:
-        content = json.loads(data.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        content = json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError, MemoryError) as error:
         raise read_error(path, damage, remedy=remedy) from error
     if not isinstance(content, dict):
         raise read_error(path, damage, remedy=remedy)
@@ -173,6 +175,14 @@ def _decode(data: bytes, path: str | os.PathLike[str], damage: str, remedy: str)
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    """The number of JSON; one such as 1e999, which a float cannot hold, is damage and not infinity."""
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is beyond the range of a float")
+    return number
 
 
 def _append_line(descriptor: int, line: bytes) -> None:

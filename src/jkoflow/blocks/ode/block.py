@@ -8,20 +8,22 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20)-(21); the discre
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from jkoflow.blocks.base import Block, Inverse, InverseLipschitz, default_tolerance
+from jkoflow.blocks.base import Block, Inverse, InverseLipschitz, Shape, default_tolerance
 from jkoflow.blocks.inverse import InverseSearch
 from jkoflow.blocks.judge import Judge
 from jkoflow.blocks.ode.integrate import State, dopri5, rk4
 from jkoflow.blocks.ode.lipschitz import flow_inverse_lipschitz
 from jkoflow.blocks.ode.refine import checked_trace, fewest_steps, invertible, unfolded
 from jkoflow.blocks.ode.trace import exact_probes, velocity_and_divergence
-from jkoflow.blocks.ode.velocity import VelocityField, velocity_from_config
+from jkoflow.blocks.ode.velocity import VelocityField, velocity_from_config, velocity_kind
 from jkoflow.errors import InputError
+from jkoflow.storage.entries import checked_real, checked_whole, require_names
 
 __all__ = ["NeuralODEBlock"]
 
@@ -47,6 +49,13 @@ class NeuralODEBlock(Block):
 
     determinant_dim: ClassVar[int] = 128
     """Columns up to which `log_det` is the determinant of the discrete map; beyond, it is the trace."""
+
+    most_steps: ClassVar[int] = 4096
+    """Solver steps of a stored block, at most: training ends at 32, doubled at most six times."""
+
+    @property
+    def conditioned_on(self) -> int | None:
+        return self.velocity.context_dim
 
     @property
     def is_scored_by_trace(self) -> bool:
@@ -95,6 +104,21 @@ class NeuralODEBlock(Block):
         """Integrate backward, then correct until the *discrete* map's round trip meets the tolerance."""
         goal = default_tolerance(y.dtype) if tolerance is None else tolerance
         return InverseSearch().invert(self, self._backward, y, context, goal)
+
+    @classmethod
+    def stored_shapes(
+        cls, settings: Mapping[str, Any], found: Mapping[str, Shape]
+    ) -> Iterable[tuple[str, Shape]]:
+        del found
+        require_names(settings, {"gamma", "steps", "velocity"}, optional={"trace_gap_nats"})
+        checked_whole(settings, "steps", least=1, most=cls.most_steps)
+        if settings.get("trace_gap_nats") is not None:
+            checked_real(settings, "trace_gap_nats")
+        kind, network = velocity_kind(settings["velocity"])
+        return ((f"velocity.{name}", shape) for name, shape in kind.stored_shapes(network))
+
+    def check_numbers(self) -> None:
+        self.velocity.check_numbers()
 
     @classmethod
     def from_config(cls, settings: dict[str, Any]) -> Self:

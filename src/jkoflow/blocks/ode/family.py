@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,8 +22,10 @@ from jkoflow.blocks.base import Block
 from jkoflow.blocks.family import PLAIN, Family, Start
 from jkoflow.blocks.ode.block import NeuralODEBlock
 from jkoflow.blocks.ode.velocity import MLPVelocity
+from jkoflow.errors import InputError
 from jkoflow.laws.ornstein_uhlenbeck import ou_angle
 from jkoflow.particles import Particles
+from jkoflow.storage.entries import brief, checked_real, checked_whole, require_names
 
 __all__ = ["NetworkRules", "NetworkSettings", "NeuralODEFamily"]
 
@@ -36,6 +38,32 @@ class NetworkSettings:
     depth: int = 3
     n_frequencies: int = 32
     frequency_scale: float = 1.0
+
+    @classmethod
+    def of(cls, options: object, *, most: int = 2**14) -> NetworkSettings:
+        """The network that a table of options describes, or the settings themselves.
+
+        Raises:
+            InputError: No table, an unknown option, or one that is out of range.
+        """
+        if isinstance(options, NetworkSettings):
+            return options
+        if not isinstance(options, Mapping):
+            raise InputError(
+                f"block 'neural_ode': network: expected a table with {', '.join(vars(cls()))}, got"
+                f" {brief(options)}"
+            )
+        given = {**vars(cls()), **options}
+        try:
+            require_names(given, vars(cls()))
+            return cls(
+                width=checked_whole(given, "width", least=1, most=most),
+                depth=checked_whole(given, "depth", most=most),
+                n_frequencies=checked_whole(given, "n_frequencies", most=most),
+                frequency_scale=checked_real(given, "frequency_scale", above=0.0),
+            )
+        except ValueError as failure:
+            raise InputError(f"block 'neural_ode': network: {failure}") from None
 
 
 @dataclass(frozen=True)
@@ -92,13 +120,20 @@ class NeuralODEFamily(Family):
 
     Arguments:
         rules: The size of their networks.
-        network: The network of every block, whatever the rules; None to follow the rules.
+        network: The network of every block, whatever the rules, or a table of its settings; None to follow
+            the rules.
     """
 
     rules: NetworkRules = field(default_factory=NetworkRules)
-    network: NetworkSettings | None = None
+    network: NetworkSettings | Mapping[str, Any] | None = None
     block: ClassVar[type[Block]] = NeuralODEBlock
     follows_paths: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rules, NetworkRules):
+            raise InputError(f"block 'neural_ode': rules: expected NetworkRules, got {brief(self.rules)}")
+        if self.network is not None:
+            object.__setattr__(self, "network", NetworkSettings.of(self.network))
 
     @property
     def variants(self) -> tuple[str, ...]:  # type: ignore[override]  # those of its rules
@@ -108,7 +143,8 @@ class NeuralODEFamily(Family):
     def new(
         self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator
     ) -> NeuralODEBlock:
-        network = self.network or self._sized_for(rows, gamma, start)
+        given = self.network
+        network = self._sized_for(rows, gamma, start) if given is None else NetworkSettings.of(given)
         return new_block(rows, gamma, network, steps=start.steps, generator=generator)
 
     def _sized_for(self, rows: Particles, gamma: float, start: Start) -> NetworkSettings:

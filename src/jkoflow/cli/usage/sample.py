@@ -22,6 +22,7 @@ examples:
 
 what appears:
   FILE, by its suffix: .csv, .tsv, .parquet with the columns' names; .npy, .npz (as x) without
+  A name that begins with =, +, - or @ stands behind an apostrophe in .csv and .tsv, or it would be a formula.
   Rows whose round trip through the model misses 1e-4 (1e-8 in float64) standard deviations are counted on
   stderr, never dropped.
 """

@@ -23,6 +23,7 @@ names may be in any order. A row of a dequantised column is scored at the middle
 
 what appears:
   FILE, by its suffix: .csv, .tsv, .parquet with one column log_prob; .npy, .npz (as x) of shape (n,), float64
+  A row beyond the range of the dtype has -inf; a score that is no number is exit status 3, FILE is written.
 """
 
 

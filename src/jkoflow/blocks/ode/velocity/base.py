@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from jkoflow.blocks.finite import require_finite
 
 __all__ = ["VelocityField"]
 
@@ -35,6 +38,23 @@ class VelocityField(nn.Module, ABC):
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """Plain settings from which `velocity_from_config` builds a field of the same architecture."""
+
+    @classmethod
+    def stored_shapes(cls, settings: Mapping[str, Any]) -> Iterable[tuple[str, tuple[int, ...]]]:
+        """Name and shape of each tensor of a field of `to_config` without `kind`, one at a time.
+
+        Raises:
+            ValueError: A setting is missing, unknown, or out of range.
+        """
+        return ((name, tuple(part.shape)) for name, part in cls(**settings).state_dict().items())
+
+    def check_numbers(self) -> None:
+        """Refuse numbers from a file by which nothing can be computed: none may be NaN or infinite.
+
+        Raises:
+            ValueError: Such numbers; the message names their tensor.
+        """
+        require_finite(self.state_dict())
 
     def set_reach(self, x: Tensor, *, displacement: float) -> None:
         """Adapt to where the particles `x` are and how far to move them; before training only."""

@@ -11,6 +11,7 @@ base law's. Value and tangents go through each layer in one matrix product.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, cast
 
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from jkoflow.blocks.finite import require_finite
 from jkoflow.blocks.ode.velocity.base import VelocityField
 from jkoflow.blocks.ode.velocity.lipschitz import network_lipschitz
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed, propagate, propagate_values
+from jkoflow.storage.entries import checked_whole, require_names
 from jkoflow.storage.scratch import CHUNK_ROWS
 
 __all__ = ["MLPVelocity"]
@@ -76,6 +79,29 @@ class MLPVelocity(VelocityField):
             "depth": self.depth,
             "n_frequencies": self.n_frequencies,
         }
+
+    @classmethod
+    def stored_shapes(cls, settings: Mapping[str, Any]) -> Iterable[tuple[str, tuple[int, ...]]]:
+        sizes = {"context_dim", "width", "depth", "n_frequencies"}
+        require_names(settings, {"dim"} | sizes)
+        dim, width = (checked_whole(settings, name, least=1) for name in ("dim", "width"))
+        context_dim, depth, count = (
+            checked_whole(settings, name) for name in ("context_dim", "depth", "n_frequencies")
+        )
+        yield from (("frequencies", (count, dim)), ("amplitude", ()), ("radius", ()))
+        inputs = dim + 2 * count + 2 + context_dim
+        for layer in range(depth):
+            yield from ((f"hidden.{layer}.weight", (width, inputs)), (f"hidden.{layer}.bias", (width,)))
+            inputs = width
+        yield from (("out.weight", (dim, inputs)), ("out.bias", (dim,)))
+
+    def check_numbers(self) -> None:
+        """Refuse amplitude and radius that are not above 0, too; without a taper the radius is infinite."""
+        require_finite({name: part for name, part in self.state_dict().items() if name != "radius"})
+        for name in ("amplitude", "radius"):
+            number = float(getattr(self, name))
+            if not number > 0:
+                raise ValueError(f"tensor {name}: expected a number above 0, got {number:g}")
 
     def set_reach(self, x: Tensor, *, displacement: float, reach: float = 2.0) -> None:
         """Set the taper's radius from the particles and the amplitude from the expected displacement.
