@@ -122,7 +122,7 @@ def test_claims_tell_and_say_what_they_are():
     assert (set(below), set(own), set(gap)) == ({1, 2, 3}, {1, 2}, {1, 2})
     assert set(kernel) <= {1, 2, 3}
     for block in (1, 2):
-        assert (below[block].kind, below[block].verdict) == ("lower", "holds")
+        assert (below[block].kind, below[block].verdict) == ("lower", "told")
         assert below[block].interval[0] <= norms[block - 1] < math.inf == below[block].interval[1]
         assert below[block].bound is None
         assert own[block].kind == "plug-in"

@@ -7,6 +7,7 @@ Source: theory, Sections 3 to 5 and "Beyond the paper", with the number at each 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from jkoflow.certify import (
     dissipation,
@@ -18,7 +19,15 @@ from jkoflow.certify import (
     smoothing,
     theorems,
 )
-from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided
+from jkoflow.certify.claim import (
+    INTEGRITY_READER,
+    KL_READER,
+    Certificates,
+    Claim,
+    KLBracket,
+    undecided,
+)
+from jkoflow.certify.consistency import reconcile, speaking_of_kl
 from jkoflow.certify.evidence import Evidence
 from jkoflow.certify.notes import notes_on
 from jkoflow.errors import JKOFlowError
@@ -33,7 +42,7 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "residuals and theorems": theorems.claims,
     "smoothing": smoothing.claims,
     "inversion": inversion.claims,
-    "integrity": integrity.claims,
+    INTEGRITY_READER: integrity.claims,
 }
 
 
@@ -45,14 +54,16 @@ def certify(evidence: Evidence) -> Certificates:
     def kl_claims(evidence: Evidence) -> list[Claim]:
         nonlocal bracket
         bracket, found = kl.bracket(evidence)
-        return found
+        return speaking_of_kl(found)
 
-    for name, reader in {"KL(p_0‖q_0)": kl_claims, **_READERS}.items():
+    for name, reader in {KL_READER: kl_claims, **_READERS}.items():
         try:
-            claims += reader(evidence)
+            found = reader(evidence)
         except (JKOFlowError, RuntimeError, ValueError, ArithmeticError) as error:
-            claims.append(_broken(name, error))
-    return Certificates(bracket, tuple(claims), notes_on(evidence))
+            found = [_broken(name, error)]
+        claims += [replace(claim, reader=claim.reader or name) for claim in found]
+    bracket, agreeing = reconcile(bracket, claims)
+    return Certificates(bracket, agreeing, notes_on(evidence))
 
 
 def _broken(name: str, error: Exception) -> Claim:

@@ -207,7 +207,7 @@ def claims(evidence: Evidence, measured: Sequence[BlockResidual]) -> list[Claim]
 
 def _told(block: BlockResidual, *, last: int) -> list[Claim]:
     """The claims on one block; by the model's own score not at the last, where it tells nothing."""
-    verdict: Verdict = "holds" if block.optimal else "undecided"
+    verdict: Verdict = "told" if block.optimal else "undecided"
     remedy = (
         ""
         if block.optimal
@@ -295,7 +295,7 @@ def _kernel_claim(number: int, measured: float, floor: float, rows: int) -> Clai
         f"{_KERNEL}, which reads {floor:.2g} where it is 0",
         "Cheng, Lu, Tan & Xie (2024), Appendix D",
         "plug-in",
-        "holds" if above else "undecided",
+        "told" if above else "undecided",
         measured,
         unit=_UNIT,
         assumption="p_n is smooth at the kernel's scale; the floor is of a Gaussian of p_{n-1}'s moments",

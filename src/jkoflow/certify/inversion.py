@@ -146,7 +146,7 @@ def _total_claim(error: Tensor) -> Claim:
         _TOTAL,
         _ASSUMPTION_2,
         "plug-in",
-        "holds" if finite else "fails",
+        "told" if finite else "fails",
         measured,
         interval=interval if finite else None,
         level=LEVEL if finite else None,
