@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from jkoflow.certify import Certificates, certify
 from jkoflow.certify.rows import Hashes, evidence_from, evidence_without, seen_hashes
+from jkoflow.certify.same_law import recorded_of
 from jkoflow.config import Settings
 from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
 from jkoflow.errors import InputError
@@ -233,7 +234,8 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             table, given = self._rows(X), _table_of(context)
             rows = counted_rows(table, given, checked_weight(sample_weight, table))
             evidence = evidence_from(self.model_, *rows, stream="certify", seen=seen)
-        elif held_out is not None:
+            return certify(evidence, recorded=recorded_of(self.model_))
+        if held_out is not None:
             evidence = evidence_from(self.model_, *held_out, stream="holdout", seen=seen)
         else:
             why = "fit set none aside (holdout_fraction), or the model was loaded; pass X"

@@ -29,7 +29,7 @@ def _rows(n: int, dim: int = 2, *, std: float = 1.0, mean: float = 0.0, seed: in
 
 
 def _identity(dim: int = 2, **options: Any) -> Flow:
-    return Flow(StandardNormal(dim), [AffineBlock(dim=dim, **options)])
+    return Flow(StandardNormal(dim), [AffineBlock(dim=dim, **options)]).double()
 
 
 def ripples(n: int = 2000, *, seed: int = 3) -> Tensor:
@@ -53,7 +53,7 @@ def _closed(shift: float = 0.0, gamma: float | None = None) -> Evidence:
     block = MixtureBlock.of(GaussianMixture(weights, means + shift, covariances=covariances))
     first = [] if gamma is None else [AffineBlock(dim=2, gamma=gamma)]
     rows = GaussianMixture(weights, means, covariances=covariances).sample(1500, generator(6))
-    return Evidence(Flow(StandardNormal(2), [*first, block]), Particles(rows))
+    return Evidence(Flow(StandardNormal(2), [*first, block]).double(), Particles(rows.double()))
 
 
 def _network(steps: int, *, gamma: float = 0.5) -> Evidence:
@@ -107,7 +107,7 @@ CERTIFIED = (
     _Case("a step, then closed by another law", lambda: _closed(shift=0.7, gamma=0.5)),
     _Case(
         "a wrong log-determinant",
-        lambda: Evidence(Flow(StandardNormal(2), [_WrongDensity(dim=2)]), _rows(1200)),
+        lambda: Evidence(Flow(StandardNormal(2), [_WrongDensity(dim=2)]).double(), _rows(1200)),
     ),
     _Case("a network that learned nothing", lambda: _network(2)),
     _Case("a map that folds", lambda: _network(1, gamma=math.inf)),

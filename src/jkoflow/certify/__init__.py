@@ -16,12 +16,14 @@ from jkoflow.certify import (
     inversion,
     kl,
     latent_normality,
+    same_law,
     smoothing,
     theorems,
 )
 from jkoflow.certify.claim import (
     INTEGRITY_READER,
     KL_READER,
+    SAME_LAW_READER,
     Certificates,
     Claim,
     KLBracket,
@@ -47,8 +49,14 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
 
 
 @one_thread()
-def certify(evidence: Evidence) -> Certificates:
-    """Everything that is known of the model from the evidence; never raises for what the model does."""
+def certify(evidence: Evidence, *, recorded: same_law.Recorded | None = None) -> Certificates:
+    """Everything that is known of the model from the evidence; never raises for what the model does.
+
+    Arguments:
+        evidence: The model with rows.
+        recorded: What the fit recorded of the rows that it set aside, where those of the evidence are
+            others: it tells whether they are of the same law.
+    """
     bracket, claims = KLBracket(), list[Claim]()
 
     def kl_claims(evidence: Evidence) -> list[Claim]:
@@ -56,14 +64,17 @@ def certify(evidence: Evidence) -> Certificates:
         bracket, found = kl.bracket(evidence)
         return speaking_of_kl(found)
 
-    for name, reader in {KL_READER: kl_claims, **_READERS}.items():
+    def law_claims(evidence: Evidence) -> list[Claim]:
+        return same_law.claims(evidence, recorded)
+
+    for name, reader in {KL_READER: kl_claims, SAME_LAW_READER: law_claims, **_READERS}.items():
         try:
             found = reader(evidence)
         except (JKOFlowError, RuntimeError, ValueError, ArithmeticError) as error:
             found = [_broken(name, error)]
         claims += [replace(claim, reader=claim.reader or name) for claim in found]
     bracket, agreeing = reconcile(bracket, claims)
-    return Certificates(bracket, agreeing, notes_on(evidence))
+    return Certificates(bracket, same_law.blaming(agreeing), notes_on(evidence))
 
 
 def _broken(name: str, error: Exception) -> Claim:

@@ -21,6 +21,7 @@ from jkoflow.storage import FORMAT, RESTORE, encode_json, read_error, require_fo
 __all__ = [
     "INTEGRITY_READER",
     "KL_READER",
+    "SAME_LAW_READER",
     "Certificates",
     "Claim",
     "Interval",
@@ -42,7 +43,7 @@ Verdict = Literal["holds", "fails", "undecided", "told"]
 Quantity = Literal["kl", "tv"]
 """What several claims speak of: KL(p_0‖q_0) in nats, the total variation of p_0 and q_0."""
 
-KL_READER, INTEGRITY_READER = "KL(p_0‖q_0)", "integrity"
+KL_READER, INTEGRITY_READER, SAME_LAW_READER = "KL(p_0‖q_0)", "integrity", "law of the rows"
 """Names of the readers whose claims the summary of a certificate looks at first (`Claim.reader`)."""
 
 Space = Literal["data", "standardised", "latent"]
@@ -51,7 +52,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Says:
-    """What a claim that holds or is told says of a quantity that other claims speak of too: low <= it <= high.
+    """What a claim that holds or is told says of a quantity of which others speak: low <= it <= high.
 
     It may follow from what the claim says, as a bound on the KL does from one on the KL before a last step.
 
@@ -146,6 +147,18 @@ class Certificates:
     kl: KLBracket
     claims: tuple[Claim, ...]
     notes: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        """The first lines: one sentence, the bracket with its scale, what to do next; then the verdicts."""
+        from jkoflow.certify.told import summary_lines
+
+        return "\n".join(summary_lines(self))
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, the sentence in its colour."""
+        from jkoflow.certify.told import summary_html
+
+        return summary_html(self)
 
     @property
     def failed(self) -> tuple[Claim, ...]:

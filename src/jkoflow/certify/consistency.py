@@ -107,9 +107,7 @@ def _possible(claim: Claim) -> Claim:
 
 def _is_impossible(claim: Claim) -> bool:
     """Whether a range that it says is empty or has no value that its quantity can have; never for NaN."""
-    return any(
-        says.high < max(says.low, 0.0) or says.low > _LARGEST[says.quantity] for says in claim.says
-    )
+    return any(says.high < max(says.low, 0.0) or says.low > _LARGEST[says.quantity] for says in claim.says)
 
 
 def _undecided(claim: Claim, reason: str) -> Claim:

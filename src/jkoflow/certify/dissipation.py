@@ -119,7 +119,9 @@ def _dissipation_claim(information: Sequence[Norm], rows: int) -> Claim:
     half = float(norm.ppf((1 + LEVEL) / 2)) * integrate_dissipation([part.se for part in information])
     told: dict[str, Any] = {"unit": "nats", "space": "latent", "rows": rows}
     if not (math.isfinite(value) and math.isfinite(half) and value >= 0):
-        why = f"it reads {value:.3g} ± {half:.3g} nats, which no KL is: what there is to see is below the noise"
+        why = (
+            f"it reads {value:.3g} ± {half:.3g} nats, which no KL is: what there is to see is below the noise"
+        )
         return undecided(_DISSIPATED, _SOURCE, "plug-in", why=why, remedy=_SEE, measured=value, **told)
     return Claim(
         _DISSIPATED,

@@ -8,9 +8,10 @@ r"""What the theorems guarantee of the samples, from step sizes and residuals: K
 by KL(p_0‖q_0) = KL(p_N‖q) (Lemma 5.1). The first asks for equal steps with gamma lambda <= 2 and enough of
 them; the other two hold for steps of any finite size, from W2(p_k, q) after the last free step among them. A
 flow that ends in a free step, such as a closing, has bounds on KL(p_n‖q) before it, and none of what the free
-step leaves: eps_N would be all of it, of which samples show a part. The eps_n are a plug-in, and so is every bound here. Held against it
-is a lower bound of the KL: E_{p_N}[log g - log q] for the Gaussian g of one half of the pushed rows, on the
-other half. It can show that a plug-in is too small; that a bound holds rests on the plug-in alone.
+step leaves: eps_N would be all of it, of which samples show a part. The eps_n are a plug-in, and so is every
+bound here. Held against it is a lower bound of the KL: E_{p_N}[log g - log q] for the Gaussian g of one half
+of the pushed rows, on the other half. It can show that a plug-in is too small; that a bound holds rests on
+the plug-in alone.
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, Lemma 5.1 and Corollary 5.2, (39)-(40), with Pinsker's
 inequality.
