@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import norm
 
 from jkoflow import JKOFlow
-from jkoflow.certify.answer import Answer, Subject, answer, best_accuracy, bracket_lines, scale_of
+from jkoflow.certify.answer import Answer, answer, best_accuracy, bracket_lines, scale_of
 from jkoflow.certify.claim import (
     INTEGRITY_READER,
     KL_READER,
@@ -24,6 +24,7 @@ from jkoflow.certify.claim import (
     KLBracket,
     undecided,
 )
+from jkoflow.certify.subject import Subject
 from jkoflow.certify.told import command_line, summary_html, summary_lines
 from jkoflow.cli.parser import build_parser
 
@@ -58,7 +59,7 @@ def found(*claims: Claim, **ends: Any) -> Certificates:
         (found(lower=0.02, upper=0.4), "usable", "usable for drawing rows"),
         (found(lower=0.4, upper=0.9), "unknown", "at least 0.4 nats and at most 0.9"),
         (found(TAILS, lower=0.1, upper=math.inf), "unknown", "without an upper end: heavier tails"),
-        (found(lower=0.6, upper=0.9), "bad", "do not use, because KL(data‖model) is at least 0.6 nats"),
+        (found(lower=0.6, upper=0.9), "bad", "do not use as a stand-in for the data, because its density"),
         (found(BROKEN, lower=0.0, upper=0.01), "bad", "do not use, because this fails: samples and log_prob"),
         (found(OTHER, lower=3.0, upper=4.0), "bad", "of another law than the rows of the fit: 9 nats, and 2"),
         (found(OTHER, lower=0.0, upper=0.05), "usable", "1 claim fails"),
@@ -98,12 +99,15 @@ def test_the_scale_starts_at_chance_and_never_exceeds_certainty() -> None:
 
 def test_a_lower_end_says_nothing_of_classifiers() -> None:
     """KL may be large where hardly a row differs: it says how far densities are off."""
-    told = scale_of(KLBracket(lower=math.log(10), upper=math.inf))
-    assert "classifier" not in told
-    assert "at least 10 times too small" in told
+    told = scale_of(KLBracket(lower=math.log(1.5), upper=math.inf))
+    assert "nothing bounds how often a classifier" in told
+    assert "at least 1.5 times too small" in told
     assert "classifier" in scale_of(KLBracket(lower=0.0, upper=0.1))
     assert scale_of(KLBracket()) == ""
-    assert "e^57" in scale_of(KLBracket(lower=57.0))
+    assert "at least e^57 times too small" in answer(found(lower=57.0, upper=math.inf)).sentence
+    assert not [
+        line for line in bracket_lines(KLBracket(1.0, 1.0, math.inf, assumption="x")) if "assum" in line
+    ]
     assert "right in at most 61 % of cases" in bracket_lines(KLBracket(0.0, 0.01, 0.09))[1]
 
 

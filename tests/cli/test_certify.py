@@ -18,8 +18,8 @@ import torch
 from cli.commands import check_refused, tree
 from jkoflow import JKOFlow
 from jkoflow.certify import Certificates, Claim, KLBracket, certify
-from jkoflow.certify.answer import Subject
 from jkoflow.certify.rows import evidence_of_run, model_remark
+from jkoflow.certify.subject import Subject
 from jkoflow.cli import main
 from jkoflow.cli.certify import certificate_lines, say_certificates
 from jkoflow.cli.status import ExitStatus

@@ -59,7 +59,8 @@ def test_answer_comes_first_with_the_kind_of_each_number() -> None:
     ):
         assert words in text
     sections = [line for line in html.splitlines() if line.startswith("<section")]
-    assert sections[0] == '<section id="certificates">'
+    assert sections[0] == '<section id="certificates" class="answer usable">'
+    assert html.index("Usable for drawing rows") < html.index('class="ends"') < html.index('class="cards"')
 
 
 @pytest.mark.parametrize(

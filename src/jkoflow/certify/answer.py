@@ -24,12 +24,12 @@ from jkoflow.certify.claim import (
     KLBracket,
     is_finite,
 )
+from jkoflow.certify.subject import Subject
 
 __all__ = [
     "MARKS",
     "Answer",
     "NextStep",
-    "Subject",
     "Tone",
     "answer",
     "best_accuracy",
@@ -74,27 +74,6 @@ class NextStep:
     why: str
     shell: tuple[str, ...]
     python: str
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model that is spoken of, for the next command.
-
-    Arguments:
-        path: Its run folder, or its model folder.
-        is_run: Whether it is a run folder, which keeps its certificates and has held-out rows of its own.
-        table: The table that it was fitted to.
-        options: Of `jkoflow fit` beside table and folder, such as the columns of a context.
-        rows: Of the table; None where that is not known.
-        has_defaults: Whether it was fitted with the defaults, so that the fit ended by itself.
-    """
-
-    path: str = "RUN"
-    is_run: bool = True
-    table: str = "TABLE.csv"
-    rows: int | None = None
-    options: tuple[str, ...] = ()
-    has_defaults: bool = True
 
 
 @dataclass(frozen=True)
@@ -145,8 +124,8 @@ def answer(certificates: Certificates, subject: Subject | None = None) -> Answer
             "bad", f"do not use for these rows, because {_other_law(others[0])}", _own_rows(subject)
         )
     if lower > _USABLE_NATS:
-        why = f"KL(data‖model) is at least {lower:.3g} nats, proven: {_times(lower)}"
-        return Answer("bad", f"do not use, because {why}", _refit(subject))
+        why = f"{_times(lower)}: KL(data‖model) is at least {lower:.3g} nats, proven"
+        return Answer("bad", f"do not use as a stand-in for the data, because {why}", _refit(subject))
     if not (is_finite(kl.upper) and kl.upper <= _USABLE_NATS):
         return Answer("unknown", f"not decided, because {_open(certificates, lower)}", _rows(subject))
     return _favourable(certificates, kl.upper, subject)
@@ -166,11 +145,15 @@ def bracket_lines(kl: KLBracket) -> list[str]:
     if is_finite(kl.estimate):
         told += f", estimate {kl.estimate:.4f}"
     scale = scale_of(kl)
-    return [told, *([scale] * bool(scale)), *([f"assuming: {kl.assumption}"] * bool(kl.assumption))]
+    assumed = [f"assuming: {kl.assumption}"] if kl.assumption and is_finite(kl.upper) else []
+    return [told, *([scale] * bool(scale)), *assumed]
 
 
 def scale_of(kl: KLBracket) -> str:
-    """What the ends mean for a person who looks at rows; "" where there is no end."""
+    """What the ends mean for a person who looks at rows; "" where there is no end.
+
+    What a large lower end means is in the sentence of `answer` already.
+    """
     told = []
     if is_finite(kl.upper):
         share = 100 * best_accuracy(kl.upper)
@@ -178,7 +161,9 @@ def scale_of(kl: KLBracket) -> str:
             "the best classifier between real and generated rows is right in at most "
             f"{_percent(share)} % of cases (50 % is chance)"
         )
-    if is_finite(kl.lower) and kl.lower > 0:
+    elif is_finite(kl.lower):
+        told.append("without an upper end nothing bounds how often a classifier could be right")
+    if is_finite(kl.lower) and 0 < kl.lower <= _USABLE_NATS:
         told.append(_times(kl.lower))
     return "; ".join(told)
 
@@ -232,7 +217,7 @@ def _other_law(claim: Claim) -> str:
 def _times(nats: float) -> str:
     """What a KL of at least so much says of the density of a real row."""
     times = f"{math.exp(nats):.3g}" if nats < 12 else f"e^{nats:.0f}"
-    return f"the model gives a real row, in the geometric mean, a density at least {times} times too small"
+    return f"its density is at least {times} times too small at a real row (geometric mean)"
 
 
 def _percent(share: float) -> str:

@@ -211,7 +211,8 @@ def _told(block: BlockResidual, *, last: int) -> list[Claim]:
     remedy = (
         ""
         if block.optimal
-        else "fit the block longer; as long as T is not optimal, the number is that of xi', not of xi"
+        else "as long as T is not optimal, the number is that of xi', not of xi: objective = 'jko' trains blocks "
+        "on the proximal objective alone"
     )
     free = math.isinf(block.gamma)
     from_below = Claim(
@@ -266,7 +267,7 @@ def _gap_claim(block: BlockResidual) -> Claim:
         assumption=seen if known else "in a context, rows of different contexts cannot change partners",
         rows=min(block.rows, _PAIRS),
         block=block.number,
-        remedy="" if block.optimal else "fit the block longer, or with smaller steps",
+        remedy="" if block.optimal else "fit with objective = 'jko', or with smaller steps (gamma)",
     )
 
 

@@ -9,8 +9,9 @@ import html
 import shlex
 from collections.abc import Iterator
 
-from jkoflow.certify.answer import MARKS, Answer, Subject, Tone, answer, bracket_lines
+from jkoflow.certify.answer import MARKS, Answer, Tone, answer, bracket_lines
 from jkoflow.certify.claim import Certificates, Claim, verdict_counts
+from jkoflow.certify.subject import Subject
 
 __all__ = ["COLOURS", "command_line", "labelled_lines", "summary_html", "summary_lines"]
 

@@ -14,19 +14,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from jkoflow.certify import Certificates, Evidence, certify
-from jkoflow.certify.answer import Subject, Tone, answer, is_known
+from jkoflow.certify.answer import Tone, answer, is_known
 from jkoflow.certify.rows import evidence_from, evidence_of_run, evidence_without, model_remark, seen_in_run
 from jkoflow.certify.same_law import recorded_of
+from jkoflow.certify.subject import Subject, subject_of
 from jkoflow.certify.told import summary_lines
 from jkoflow.cli.models import Opened, open_run
 from jkoflow.cli.status import ExitStatus
 from jkoflow.cli.terminal import hint, say, tell
-from jkoflow.config import Settings
 from jkoflow.data import Table, read_table
 from jkoflow.model import Model
+from jkoflow.runs import RunFolder
 from jkoflow.storage import shown, validate_new_output, write_bytes_atomic
 
-__all__ = ["certificate_lines", "run", "say_certificates", "subject_of"]
+__all__ = ["certificate_lines", "certify_run", "first_lines", "run", "say_certificates"]
+
+
+_NAME = "certificates.json"
+"""Of the file in a run folder."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         hint(_begin(evidence))
         recorded = None if options.data is None else recorded_of(opened.model)
         certificates = certify(replace(evidence, remarks=remarks), recorded=recorded)
-        subject = subject_of(options.model, opened)
+        subject = subject_of(opened.model, options.model, opened.run)
         if output is not None:
             text = f"{certificates.to_json()}\n".encode()
             write_bytes_atomic(output, text, overwrite=options.overwrite)
@@ -48,6 +53,21 @@ def run(options: argparse.Namespace) -> int:
     kept = "not written; give -o FILE to keep them" if output is None else shown(output)
     say(f"{'certificates':<16}{kept}")
     return _status(certificates, options)
+
+
+def certify_run(run: RunFolder, model: Model) -> Certificates:
+    """Certify a finished run's model by the rows that its fit set aside, and keep the certificates there."""
+    evidence = evidence_of_run(run, model)
+    remarks = (*evidence.remarks, model_remark(run.model))
+    certificates = certify(replace(evidence, remarks=remarks))
+    write_bytes_atomic(run.content / _NAME, f"{certificates.to_json()}\n".encode(), overwrite=True)
+    return certificates
+
+
+def first_lines(certificates: Certificates, subject: Subject) -> list[str]:
+    """The sentence and the bracket with its scale."""
+    lines = certificate_lines(certificates, subject)
+    return lines[: next(place for place, line in enumerate(lines) if line.startswith("next"))]
 
 
 def say_certificates(certificates: Certificates, subject: Subject) -> None:
@@ -79,7 +99,7 @@ def _status(certificates: Certificates, options: argparse.Namespace) -> int:
 def _output(name: str | None, opened: Opened) -> Path | None:
     if name is not None:
         return Path(name)
-    return None if opened.run is None else opened.run.content / "certificates.json"
+    return None if opened.run is None else opened.run.content / _NAME
 
 
 def _evidence(data: str | None, opened: Opened) -> Evidence:
@@ -120,35 +140,6 @@ def certificate_lines(certificates: Certificates, subject: Subject | None = None
     """The answer, the verdicts by source, what fails, the notes."""
     return summary_lines(certificates, subject or Subject())
 
-
-def subject_of(path: str, opened: Opened) -> Subject:
-    """The model for the command that is told as the next one."""
-    settings, run = opened.model.settings, opened.run
-    if run is None:
-        return Subject(path, is_run=False, has_defaults=_has_defaults(settings))
-    table, context = run.description["table"], run.description.get("context") or {}
-    columns, weights = context.get("columns"), (run.description.get("weights") or {}).get("column")
-    options = (
-        *(("--context", ",".join(columns)) if columns else ()),
-        *(("--weights", weights) if weights else ()),
-    )
-    return Subject(
-        path,
-        table=table["path"] or "TABLE.csv",
-        options=options,
-        rows=table["rows"],
-        has_defaults=_has_defaults(settings),
-    )
-
-
-def _has_defaults(settings: Settings) -> bool:
-    """Whether the fit was free to go on until it gained nothing more."""
-    plain = Settings()
-    return all(getattr(settings, name) == getattr(plain, name) for name in _LIMITING)
-
-
-_LIMITING = ("gamma", "max_blocks", "objective", "closing", "block", "law", "budget")
-"""Settings by which a fit may end before it is as good as the defaults make it."""
 
 _ANSI: dict[Tone, str] = {"good": "32", "usable": "33", "bad": "31", "unknown": "90"}
 

@@ -61,7 +61,7 @@ class ClosingRules:
         first_components: Components that the first search begins with.
         most_members: Mixtures whose mean is tried at most.
         most_together: Components of such a mean at most: every sample and score pays for them.
-        least_gain_nats: Gain on held-out rows below which a mean of more mixtures is not taken.
+        least_gain_nats: Gain on validation rows below which a mean of more mixtures is not taken.
     """
 
     quick_rows: tuple[int, int] = (20_000, 8000)
