@@ -211,8 +211,8 @@ def _told(block: BlockResidual, *, last: int) -> list[Claim]:
     remedy = (
         ""
         if block.optimal
-        else "as long as T is not optimal, the number is that of xi', not of xi: objective = 'jko' trains blocks "
-        "on the proximal objective alone"
+        else "as long as T is not optimal, the number is that of xi', not of xi: objective = 'jko' trains "
+        "blocks on the proximal objective alone"
     )
     free = math.isinf(block.gamma)
     from_below = Claim(

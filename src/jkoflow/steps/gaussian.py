@@ -2,8 +2,8 @@ r"""The free step in closed form: whitening, which is exact where the law is Gau
 
     T(x) = C^{-1/2} (x - m),    the optimal transport map from N(m, C) to N(0, I)
 
-m and C are mean and covariance of the training rows, C as it is or shrunk, whichever gives validation rows the
-smaller NLL. Where a flow is no better than this step alone, this step becomes the model, fitted again to
+m and C are mean and covariance of the training rows, C as it is or shrunk, whichever gives validation rows
+the smaller NLL. Where a flow is no better than this step alone, this step becomes the model, fitted again to
 training and validation rows together: no choice is left that needs validation rows.
 
 Source: theory, the Gaussian case of eq. (25) at gamma = infinity; Ledoit & Wolf (2004), "A well-conditioned
