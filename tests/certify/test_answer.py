@@ -104,6 +104,7 @@ def test_a_lower_end_says_nothing_of_classifiers() -> None:
     assert "at least 1.5 times too small" in told
     assert "classifier" in scale_of(KLBracket(lower=0.0, upper=0.1))
     assert scale_of(KLBracket()) == ""
+    assert scale_of(KLBracket(lower=3.0, upper=14.0)).startswith("so large an upper end bounds no classifier")
     assert "at least e^57 times too small" in answer(found(lower=57.0, upper=math.inf)).sentence
     assert not [
         line for line in bracket_lines(KLBracket(1.0, 1.0, math.inf, assumption="x")) if "assum" in line

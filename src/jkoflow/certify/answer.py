@@ -155,12 +155,14 @@ def scale_of(kl: KLBracket) -> str:
     What a large lower end means is in the sentence of `answer` already.
     """
     told = []
-    if is_finite(kl.upper):
-        share = 100 * best_accuracy(kl.upper)
+    share = _percent(100 * best_accuracy(kl.upper)) if is_finite(kl.upper) else "100"
+    if share != "100":
         told.append(
             "the best classifier between real and generated rows is right in at most "
-            f"{_percent(share)} % of cases (50 % is chance)"
+            f"{share} % of cases (50 % is chance)"
         )
+    elif is_finite(kl.upper):
+        told.append("so large an upper end bounds no classifier between real and generated rows")
     elif is_finite(kl.lower):
         told.append("without an upper end nothing bounds how often a classifier could be right")
     if is_finite(kl.lower) and 0 < kl.lower <= _USABLE_NATS:
@@ -182,7 +184,7 @@ def _favourable(certificates: Certificates, upper: float, subject: Subject) -> A
         return Answer("good", sentence, draw)
     sentence = (
         f"usable for drawing rows and for averages of log_prob, which are at most {upper:.2g} nats too low; "
-        f"not as a stand-in for the data: a classifier may be right {share} times in 100{although}"
+        f"not shown to stand in for the data: a classifier may be right {share} times in 100{although}"
     )
     return Answer("usable", sentence, draw)
 
