@@ -71,6 +71,15 @@ def test_what_cannot_be_is_undecided(impossible: Claim) -> None:
     assert found.remedy
 
 
+def test_a_lower_end_that_proves_nothing_does_not_hold() -> None:
+    """A mean of -0.03 nats, "KL is at least this", would be an impossible value with a tick."""
+    claim = Claim("at least", "", "lower", "holds", -0.03, interval=(0.0, math.inf))
+    found = alone(*speaking_of_kl([claim]), KLBracket(lower=0.0))
+    assert found.verdict == "undecided"
+    assert "nothing above 0" in found.assumption
+    assert alone(replace(claim, says=(Says("kl", low=0.1),)), KLBracket(lower=0.1)).verdict == "holds"
+
+
 def test_a_proof_above_the_upper_end_takes_it_away_and_the_claim_on_it() -> None:
     proved = Claim("at least", "", "lower", "holds", 4.0, says=(Says("kl", low=3.8),))
     upper = Claim("at most", "", "upper-under-assumption", "holds", 2.9, says=(Says("kl", high=3.0),))

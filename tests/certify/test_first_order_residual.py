@@ -136,7 +136,7 @@ def test_claims_tell_and_say_what_they_are():
 def test_kernel_is_told_with_its_floor_and_only_in_few_dimensions():
     flow, _ = stepped((3.0,))
     found = by_block(claims_of(Evidence(flow, rows_of(START, 3000))), reader._KERNEL)
-    assert found[1].verdict == "holds"
+    assert found[1].verdict == "told"
     assert found[1].measured == pytest.approx(stepped((3.0,))[1][0], rel=0.2)
     assert "which reads 0." in found[1].claim
     high = GaussianState(np.ones(4), np.eye(4))

@@ -94,6 +94,8 @@ def _possible(claim: Claim) -> Claim:
         return _undecided(claim, "what was measured is no finite number")
     if claim.bound is not None and not math.isfinite(claim.bound):
         return _undecided(claim, "an infinite bound says nothing")
+    if claim.kind == "lower" and claim.says and all(says == Says(says.quantity) for says in claim.says):
+        return _undecided(claim, "nothing above 0 could be proved")
     if claim.kind != "plug-in":
         return _undecided(claim, "no such value is possible") if _is_impossible(claim) else claim
     if claim.bound is None and claim.says and claim.measured is not None and claim.measured < 0:
