@@ -416,7 +416,7 @@ def test_certify_takes_the_rows_that_were_set_aside_or_those_that_are_given(
 ) -> None:
     seen = []
 
-    def reader(evidence: Evidence) -> Certificates:
+    def reader(evidence: Evidence, *, recorded: object = None) -> Certificates:
         seen.append(evidence)
         return Certificates(KLBracket(), ())
 

@@ -39,7 +39,7 @@ class Settings:
             as in the paper), `"end_to_end"` (all blocks at once on the likelihood) or `"flow_matching"` (one
             block on straight paths).
         closing: Where step sizes are automatic, `"auto"` ends each round of blocks with the map of a Gaussian
-            mixture where held-out rows want it; None, or `"none"` in a file, is the flow of blocks alone.
+            mixture where validation rows want it; None, or `"none"` in a file, is the flow of blocks alone.
         block: Kind of block, a name or a table with `kind` and that kind's own options.
         law: The law that the flow ends in, a name or a table with `kind` and that law's own arguments.
         divergence: How training sees the log-determinant; scoring always uses the discrete map's determinant.

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from jkoflow.certify import Certificates, certify
 from jkoflow.certify.rows import Hashes, evidence_from, evidence_without, seen_hashes
+from jkoflow.certify.same_law import recorded_of
 from jkoflow.config import Settings
 from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
 from jkoflow.errors import InputError
@@ -44,7 +45,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         objective: `"auto"`, `"jko"` (every block on the proximal objective alone), `"end_to_end"` (all blocks
             at once on the likelihood) or `"flow_matching"` (one block on straight paths).
         closing: `"auto"`: where step sizes are automatic, each round of blocks ends with the map of a
-            Gaussian mixture where held-out rows want it; None: blocks alone.
+            Gaussian mixture where validation rows want it; None: blocks alone.
         block: Kind of block: `"neural_ode"`, `"affine"`, or a table with `kind` and that kind's options.
         law: The law that the flow ends in: `"standard_normal"`, or a table such as `{"kind": "gaussian",
             "mean": ..., "covariance": ...}`; another than the standard normal needs `objective="jko"`.
@@ -61,7 +62,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
     Attributes:
         flow_: The trained `Flow`, on standardised rows.
         model_: The `Model`: columns, flow, settings.
-        steps_: One record for each step: step size, loss terms and held-out NLL in nats, transport.
+        steps_: One record for each step: step size, loss terms and validation NLL in nats, transport.
         results_: The summary: held-out NLL beside a Gaussian's, round-trip error, CPU-seconds, notes.
         n_features_in_: d.
         feature_names_in_: Column names, where X was a DataFrame.
@@ -233,7 +234,8 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             table, given = self._rows(X), _table_of(context)
             rows = counted_rows(table, given, checked_weight(sample_weight, table))
             evidence = evidence_from(self.model_, *rows, stream="certify", seen=seen)
-        elif held_out is not None:
+            return certify(evidence, recorded=recorded_of(self.model_))
+        if held_out is not None:
             evidence = evidence_from(self.model_, *held_out, stream="holdout", seen=seen)
         else:
             why = "fit set none aside (holdout_fraction), or the model was loaded; pass X"
@@ -278,7 +280,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
 
 
 def progress_line(record: dict[str, Any]) -> str:
-    """One line on the start of a fit, or on a step: step size, loss terms, held-out NLL in data units."""
+    """One line on the start of a fit, or on a step: step size, loss terms, validation NLL in data units."""
     if record["kind"] == "start":
         split = record["split"]
         return (
@@ -291,7 +293,7 @@ def progress_line(record: dict[str, Any]) -> str:
     return (
         f"block {record['block']:>2}{at_most}  gamma {gamma:>7}  potential {record['potential_nats']:.3f}"
         f"  -log det {record['neg_log_det_nats']:.3f}  transport {record['transport_nats']:.3f}"
-        f"  held-out NLL {record['held_out_nll_data_nats']:.4f} nats{kept}"
+        f"  validation NLL {record['held_out_nll_data_nats']:.4f} nats{kept}"
     )
 
 

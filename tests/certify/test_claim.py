@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided, verdict_below
+from jkoflow.certify.claim import (
+    Certificates,
+    Claim,
+    KLBracket,
+    Says,
+    undecided,
+    verdict_below,
+    verdict_counts,
+)
 from jkoflow.errors import RunFolderError
 
 
@@ -51,6 +60,8 @@ def test_record_has_the_fields_of_the_contract_and_no_infinities() -> None:
         "block",
         "verdict",
         "remedy",
+        "says",
+        "reader",
     }
     assert record["claims"][0]["interval"] == [1.0, None]
     assert record["claims"][1]["assumption"] == "no rows"
@@ -65,6 +76,7 @@ def some_certificates() -> Certificates:
         Claim("a", "b", "theorem", "fails", measured=2.0, interval=(1.0, math.inf), bound=1.0, block=3),
         undecided("c", "d", "lower", why="no rows", remedy="give rows", unit="nats"),
         Claim("e", "b", "plug-in", "holds", interval=(-math.inf, 2.0), level=0.95, space="latent", rows=7),
+        Claim("f", "g", "plug-in", "told", 0.3, says=(Says("kl", 0.1, math.inf), Says("tv")), reader="kl"),
     )
     return Certificates(KLBracket(lower=0.1, upper=0.5, assumption="rich"), claims, ("a note",))
 
@@ -80,7 +92,24 @@ def test_claims_by_source_keep_their_order() -> None:
     assert {source: [claim.claim for claim in claims] for source, claims in grouped.items()} == {
         "b": ["a", "e"],
         "d": ["c"],
+        "g": ["f"],
     }
+
+
+def test_certificates_of_older_versions_load() -> None:
+    """Claims had neither `says` nor `reader`, and no verdict "told"."""
+    record = json.loads(some_certificates().to_json())
+    for claim in record["claims"]:
+        del claim["says"], claim["reader"]
+    found = Certificates.from_dict(record)
+    assert [claim.claim for claim in found.claims] == ["a", "c", "e", "f"]
+    assert {(claim.says, claim.reader) for claim in found.claims} == {((), "")}
+
+
+def test_a_number_that_is_told_is_counted_as_that() -> None:
+    told = Claim("a", "b", "plug-in", "told", 1.0)
+    assert verdict_counts([told, replace(told, verdict="holds"), told]) == "1 holds, 2 told"
+    assert told.stands
 
 
 @pytest.mark.parametrize(
@@ -102,6 +131,11 @@ def test_claims_by_source_keep_their_order() -> None:
         (lambda r: r["claims"][0].update(interval=[1.0]), "unpack"),
         (lambda r: r["claims"][0].update(remedy=None), "remedy is not text"),
         (lambda r: r["claims"].append("x"), "got str"),
+        (lambda r: r["claims"][0].update(reader=3), "reader is not text"),
+        (lambda r: r["claims"][0].update(said="x"), "expected keys"),
+        (lambda r: r["claims"][3]["says"][0].update(quantity="mmd"), "quantity 'mmd'"),
+        (lambda r: r["claims"][3]["says"][0].update(low="0"), "not a number"),
+        (lambda r: r["claims"][3]["says"][0].pop("high"), "expected keys"),
     ],
 )
 def test_damaged_record_is_refused(damage: Any, word: str) -> None:

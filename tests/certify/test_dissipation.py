@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from jkoflow.blocks import AffineBlock
-from jkoflow.certify import Claim, Evidence
+from jkoflow.certify import Claim, Evidence, dissipation
 from jkoflow.certify.dissipation import claims, diffusion_times, integrate_dissipation
+from jkoflow.first_order import Norm
 from jkoflow.flow import Flow
 from jkoflow.laws import Rings, StandardNormal
 from jkoflow.particles import Particles
@@ -53,14 +54,25 @@ def test_both_are_read_from_rows(mean: float, std: float) -> None:
     assert dissipated.interval[0] < truth < dissipated.interval[1]
     assert fisher.measured == pytest.approx(gaussian_information(mean, std, 3, 0.0) / 2, rel=0.2)
     assert fisher.measured >= 0.85 * dissipated.measured
+    assert dissipated.verdict == fisher.verdict == "told"
     assert (dissipated.kind, fisher.kind) == ("plug-in", "upper-under-assumption")
 
 
 def test_normal_rows_dissipate_nothing() -> None:
     dissipated, fisher = claims_of(0.0, 1.0)
     assert abs(dissipated.measured or 0.0) < 0.01
+    assert dissipated.verdict == ("told" if (dissipated.measured or 0.0) >= 0 else "undecided")
     assert (fisher.verdict, fisher.measured) == ("undecided", None)
     assert "no proof" in fisher.assumption
+
+
+@pytest.mark.parametrize("square", [-573.0, math.nan, math.inf])
+def test_what_no_kl_can_be_is_undecided(square: float) -> None:
+    information = [Norm(square, 100.0)] * len(diffusion_times())
+    claim = dissipation._dissipation_claim(information, 400)
+    assert (claim.verdict, claim.says) == ("undecided", ())
+    assert "no KL is" in claim.assumption
+    assert claim.remedy
 
 
 def test_what_cannot_be_read_is_undecided() -> None:

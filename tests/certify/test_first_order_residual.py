@@ -122,7 +122,7 @@ def test_claims_tell_and_say_what_they_are():
     assert (set(below), set(own), set(gap)) == ({1, 2, 3}, {1, 2}, {1, 2})
     assert set(kernel) <= {1, 2, 3}
     for block in (1, 2):
-        assert (below[block].kind, below[block].verdict) == ("lower", "holds")
+        assert (below[block].kind, below[block].verdict) == ("lower", "told")
         assert below[block].interval[0] <= norms[block - 1] < math.inf == below[block].interval[1]
         assert below[block].bound is None
         assert own[block].kind == "plug-in"
@@ -136,7 +136,7 @@ def test_claims_tell_and_say_what_they_are():
 def test_kernel_is_told_with_its_floor_and_only_in_few_dimensions():
     flow, _ = stepped((3.0,))
     found = by_block(claims_of(Evidence(flow, rows_of(START, 3000))), reader._KERNEL)
-    assert found[1].verdict == "holds"
+    assert found[1].verdict == "told"
     assert found[1].measured == pytest.approx(stepped((3.0,))[1][0], rel=0.2)
     assert "which reads 0." in found[1].claim
     high = GaussianState(np.ones(4), np.eye(4))

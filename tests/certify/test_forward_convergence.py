@@ -116,14 +116,32 @@ def gaussian_away():
     return block
 
 
-def test_free_steps_take_the_limit_of_the_bounds():
-    """The last block free and exact: W2 <= eps/lambda, and with eps = 0 nothing but 0 is allowed."""
-    made = gaussian_flow(1, (0.5, math.inf))
-    steps = [StepError(0.5, 0.0), StepError(math.inf, 0.25)]
+def test_the_theorem_is_held_against_the_steps_before_a_free_one_and_anew_after_it():
+    made = gaussian_flow(1, (0.5, math.inf, 0.5, 2.0), eps=0.2)
+    steps = [StepError(0.5, 0.2), StepError(math.inf, 0.0), StepError(0.5, 0.2), StepError(2.0, 0.2)]
     found = named(forward_convergence.claims(made.evidence(), steps))
-    assert w2_of(found, PAPER, 2).bound == pytest.approx(0.5)
-    assert w2_of(found, SHARPER, 2).bound == pytest.approx(0.25)
-    assert w2_of(found, SHARPER, 2).verdict == "holds"
+    assert {n for (claim, n) in found if claim.startswith("W2")} == {1, 3, 4}
+    assert {n for (claim, n) in found if claim.startswith("KL(p_n")} == {1, 3}
+    after = w2_of(found, SHARPER, 4)
+    start = float(after.assumption.split("W2(p_2, q) between ")[1].split(" and")[0])
+    assert after.bound == pytest.approx(sharp_w2(start, [0.5, 2.0], [0.2, 0.2], 1.0), rel=1e-3)
+
+
+def test_of_free_steps_alone_nothing_but_the_decrease_is_told():
+    made = gaussian_flow(1, (math.inf,))
+    found = forward_convergence.claims(made.evidence(), made.steps)
+    assert [(claim.claim, claim.verdict) for claim in found] == [
+        (forward_convergence._DECREASE, "holds"),
+        (forward_convergence._W2.format(PAPER), "undecided"),
+    ]
+
+
+def test_a_bound_before_the_last_block_says_what_it_leaves_to_the_whole_flow():
+    made = gaussian_flow(1, (0.5, 0.5), eps=0.2)
+    claim = kl_of(checked(made), SHARPER, 1)
+    (says,) = claim.says
+    assert says.quantity == "kl"
+    assert says.high == pytest.approx(claim.bound - claim.interval[0])
 
 
 def test_a_residual_that_is_given_too_small_is_found_out():

@@ -48,7 +48,7 @@ def test_the_mean_is_that_of_the_rows_with_its_standard_error(dtype):
     # 1.966 is Student's quantile at 399 degrees of freedom
     half = 1.966 * float(nats.std()) / 20
     assert claim.interval == pytest.approx((claim.measured - half, claim.measured + half), abs=1e-3)
-    assert (claim.verdict, claim.bound, claim.rows, claim.level) == ("holds", None, 400, LEVEL)
+    assert (claim.verdict, claim.bound, claim.rows, claim.level) == ("told", None, 400, LEVEL)
     assert (claim.unit, claim.space, claim.kind) == ("nats", "standardised", "plug-in")
 
 
@@ -68,7 +68,7 @@ def test_no_rows_are_undecided():
 
 def test_one_row_has_no_interval():
     claim = told(gaussian_flow(), gaussian_rows(1))
-    assert (claim.verdict, claim.interval, claim.level) == ("holds", None, None)
+    assert (claim.verdict, claim.interval, claim.level) == ("told", None, None)
     assert math.isfinite(claim.measured)
 
 
@@ -89,4 +89,4 @@ def test_context_is_used():
 
 def test_it_can_be_stored():
     found = Certificates(KLBracket(), (told(gaussian_flow(), gaussian_rows(50)),))
-    assert '"verdict": "holds"' in found.to_json()
+    assert '"verdict": "told"' in found.to_json()

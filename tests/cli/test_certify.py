@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,8 +19,9 @@ from cli.commands import check_refused, tree
 from jkoflow import JKOFlow
 from jkoflow.certify import Certificates, Claim, KLBracket, certify
 from jkoflow.certify.rows import evidence_of_run, model_remark
+from jkoflow.certify.subject import Subject
 from jkoflow.cli import main
-from jkoflow.cli.certify import certificate_lines
+from jkoflow.cli.certify import certificate_lines, say_certificates
 from jkoflow.cli.status import ExitStatus
 from jkoflow.data import read_table, write_table
 from jkoflow.fitting import split_rows
@@ -135,7 +137,7 @@ def test_table_that_is_not_what_it_was_leaves_claims_undecided(
         table.unlink()
     else:
         table.write_text(table.read_text().replace("0.", "1.", 1))
-    certified(copied / "run", "--strict")
+    certified(copied / "run", "--strict", "--allow-undecided")
     record = record_of(copied / "run" / "certificates.json")
     assert record["kl"]["lower"] is None
     assert the_claim(record, "KL(p_0‖q_0) is at least")["verdict"] == "undecided"
@@ -228,9 +230,43 @@ def test_strict_exits_with_one_where_a_claim_fails(
 
 
 def test_strict_exits_with_zero_where_none_fails(fitted: Path, tmp_path: Path) -> None:
-    certified(fitted / "run", "--strict", "-o", tmp_path / "out.json")
+    certified(fitted / "run", "--strict", "--allow-undecided", "-o", tmp_path / "out.json")
     verdicts = {claim["verdict"] for claim in record_of(tmp_path / "out.json")["claims"]}
-    assert verdicts == {"holds", "undecided"}
+    assert verdicts == {"holds", "undecided", "told"}
+
+
+def test_strict_exits_with_one_where_nothing_is_known(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    run = fitted / "run"
+    certified(run, "--strict", "-o", tmp_path / "out.json", status=ExitStatus.CLAIM_FAILS)
+    told = capsys.readouterr()
+    assert "30 held-out rows, of 100 that are needed" in told.err
+    assert "--allow-undecided" in told.err
+    assert "holdout_fraction = 0.34" in told.out
+    certified(run, "-o", tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("ends", "options", "status"),
+    [
+        ({"lower": 0.0, "upper": 0.05}, ["--strict"], 0),
+        ({"lower": 0.0, "upper": 9.0}, ["--strict"], 0),
+        ({"lower": 0.7, "upper": 0.9}, ["--strict"], 1),
+        ({"lower": 0.7, "upper": 0.9}, ["--strict", "--allow-undecided"], 1),
+        ({"lower": 0.7, "upper": 0.9}, [], 0),
+        ({}, ["--strict"], 1),
+        ({"lower": 0.0, "upper": math.inf}, ["--strict"], 1),
+        ({"lower": 0.0, "upper": math.inf}, ["--strict", "--allow-undecided"], 0),
+    ],
+)
+def test_strict_goes_by_the_first_line(
+    ends: dict[str, float], options: list[str], status: int, fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Certificates(KLBracket(**ends), ())
+    monkeypatch.setattr("jkoflow.cli.certify.certify", lambda *given, **named: found)
+    certified(fitted / "run/model", "--data", fitted / "fresh.csv", *options, status=status)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +320,52 @@ def test_a_new_fit_takes_the_old_certificates_away(copied: Path, monkeypatch: py
 
 
 def printed(**ends: Any) -> str:
-    return certificate_lines(Certificates(KLBracket(**ends), ()))[0]
+    return certificate_lines(Certificates(KLBracket(**ends), ()))[1]
+
+
+def test_the_first_line_is_the_answer_and_one_command_is_next(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    certified(fitted / "run", "-o", tmp_path / "out.json")
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[0]
+        == "verdict         ? nothing is known of the model: 30 held-out rows, of 100 that are needed"
+    )
+    (command,) = (line for line in lines if line.startswith("next"))
+    assert f"jkoflow certify {fitted / 'run'} --data NEW_ROWS.csv --overwrite" in command
+
+
+def test_the_first_line_has_a_colour_where_a_person_looks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Certificates(KLBracket(0.0, 0.01, 0.05), ())
+    say_certificates(found, Subject())
+    assert "\033" not in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    say_certificates(found, Subject())
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("\033[32mverdict")
+    assert not [line for line in rest if "\033" in line]
+    monkeypatch.setenv("NO_COLOR", "1")
+    say_certificates(found, Subject())
+    assert "\033" not in capsys.readouterr().out
+
+
+def test_rows_of_another_law_are_told_as_that_and_the_model_is_not_blamed(
+    fitted: Path, tmp_path: Path
+) -> None:
+    far = table_of(FRESH, seed=1)
+    far[["x", "y"]] += 9.0
+    far.to_csv(tmp_path / "far.csv", index=False)
+    certified(fitted / "run", "--data", tmp_path / "far.csv", "-o", tmp_path / "out.json")
+    record = record_of(tmp_path / "out.json")
+    assert the_claim(record, "as likely under the model")["verdict"] == "fails"
+    remedies = {claim["remedy"] for claim in record["claims"] if claim["verdict"] == "fails"}
+    assert all("another law" in remedy for remedy in remedies)
+    certified(fitted / "run", "--data", fitted / "fresh.csv", "-o", tmp_path / "same.json")
+    assert the_claim(record_of(tmp_path / "same.json"), "as likely under the model")["verdict"] != "fails"
 
 
 def test_bracket_is_told_by_what_is_known_of_it() -> None:
@@ -295,7 +376,8 @@ def test_bracket_is_told_by_what_is_known_of_it() -> None:
     assert "no lower bound above 0" in printed(lower=0.0)
     assert "not known" in printed()
     lines = certificate_lines(Certificates(KLBracket(0.0, 0.1, 0.2, assumption="a rich critic"), ()))
-    assert "assuming: a rich critic" in lines[1]
+    assert "right in at most 66 % of cases" in lines[2]
+    assert "assuming: a rich critic" in lines[3]
 
 
 def test_each_failing_claim_has_a_line_with_its_remedy_and_sources_have_counts() -> None:
@@ -308,7 +390,7 @@ def test_each_failing_claim_has_a_line_with_its_remedy_and_sources_have_counts()
     lines = [
         " ".join(line.split()) for line in certificate_lines(Certificates(KLBracket(), claims, ("seen",)))
     ]
-    assert lines[1:] == [
+    assert lines[4:] == [
         "claims 2 hold, 1 fails, 1 undecided",
         "2 hold, 1 undecided A",
         "1 fails B",

@@ -45,6 +45,10 @@ def test_demo_leaves_everything_and_a_second_one_replaces_it(
     page = (run / "report.html").read_text()
     assert "without real rows" not in page
     assert page.count("data:image/") >= 6
+    opening = "nothing is known of the model: 15 held-out rows, of 100 that are needed"
+    assert f"verdict         ? {opening}" in printed.out
+    assert page.index(f"N{opening[1:]}") < page.index('class="cards"')
+    assert (run / "certificates.json").exists()
     first = tree(run)
     assert main(["demo", "-o", str(run)]) == 0
     second = tree(run)

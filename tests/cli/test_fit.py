@@ -45,7 +45,7 @@ def test_fit_leaves_a_run_and_tells_progress_and_summary(
     assert all(int(count[1]) <= int(count[2]) for count in counts if count)
     assert counts[0] is not None
     assert counts[0][2] == "3"
-    assert all(word in blocks[0] for word in ("potential", "-log det", "transport", "held-out NLL", "nats"))
+    assert all(word in blocks[0] for word in ("potential", "-log det", "transport", "validation NLL", "nats"))
     for word in ("held-out NLL", "Gaussian's NLL", "±", "round trip", str(tmp_path / "run" / "model")):
         assert word in printed.out
     names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}

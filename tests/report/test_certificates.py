@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import jkoflow.certify
 from jkoflow.certify import Certificates, Claim, KLBracket
 from jkoflow.certify.claim import undecided
 from jkoflow.certify.rows import model_remark
@@ -20,6 +22,7 @@ from jkoflow.fitting import fit_table
 from jkoflow.model import load_model, save_model
 from jkoflow.report.certificates import bracket_ends, claim_groups
 from jkoflow.report.gather import gather_report, read_certificates
+from jkoflow.report.glossary import GLOSSARY
 from jkoflow.report.page import render_report
 from jkoflow.runs import RunFolder
 from oracles.quick_training import use_quick_recipe
@@ -59,7 +62,8 @@ def test_answer_comes_first_with_the_kind_of_each_number() -> None:
     ):
         assert words in text
     sections = [line for line in html.splitlines() if line.startswith("<section")]
-    assert sections[0] == '<section id="certificates">'
+    assert sections[0] == '<section id="certificates" class="answer usable">'
+    assert html.index("Usable for drawing rows") < html.index('class="ends"') < html.index('class="cards"')
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,7 @@ def test_claims_are_grouped_and_those_of_blocks_folded_under_the_worst() -> None
     assert [block.number for block in folded.blocks] == [1, 2, 3]
     assert [block.mark for block in folded.blocks] == ["✓", "✓", "✗"]
     html = render_report(words_only(certificates=certificates()))
-    assert html.count("<details>") == 1
+    assert html.count("<details>") == 1, "each block, folded under its claim"
     assert "block 3: 9.5, bound 6, theorem's bound" in Page(html).text
 
 
@@ -122,6 +126,48 @@ def test_page_without_certificates_says_how_to_get_them() -> None:
     assert "jkoflow certify RUN" in text
     assert "Claims" not in text
     assert "How far is this model" not in Page(render_report(words_only())).text
+
+
+@pytest.mark.parametrize(
+    ("ends", "tone", "words"),
+    [
+        ({"lower": 0.0, "upper": 0.05}, "usable", "Usable for drawing rows"),
+        ({"lower": 0.7, "upper": 0.9}, "bad", "Do not use as a stand-in"),
+        ({}, "unknown", "Nothing is known of the model"),
+    ],
+)
+def test_page_opens_with_the_sentence_in_its_colour_and_a_command(
+    ends: dict[str, float], tone: str, words: str
+) -> None:
+    html = render_report(words_only(certificates=certificates(**ends)))
+    assert f'<section id="certificates" class="answer {tone}">' in html
+    assert html.index(words) < html.index("<code>jkoflow ")
+    assert f"--{tone}:" in html
+
+
+def test_claims_and_glossary_are_folded_away_under_the_answer() -> None:
+    html = render_report(words_only(certificates=certificates(lower=0.01, upper=0.3)))
+    folded = [html.index(f'<details id="{name}">') for name in ("claims", "glossary", "judges")]
+    assert html.index('class="verdict"') < html.index('class="next"') < folded[0]
+    assert folded == sorted(folded)
+    assert "<details open" not in html
+    assert "prefers-color-scheme: dark" in html
+    assert "right in at most 70 % of cases" in Page(html).text
+
+
+SYMBOLS = re.compile(
+    r"W2|KL|TV|nats|eps_inv|eps_n|xi_n|gamma|lambda|plug-in|p_0|q_0|p_n|N\(0, I\)|L_n|T_n\^|energy"
+)
+
+
+def test_symbols_of_claims_are_explained() -> None:
+    """Those of all texts of claims, which are constants of the modules in `certify`."""
+    explained = " ".join(f"{symbol} {meaning}" for symbol, meaning in GLOSSARY)
+    files = Path(jkoflow.certify.__file__).parent.glob("*.py")
+    used = {symbol for file in files for symbol in SYMBOLS.findall(file.read_text())}
+    assert len(used) > 10
+    assert {symbol for symbol in used if symbol not in explained} == set()
+    assert len({symbol for symbol, _ in GLOSSARY}) == len(GLOSSARY)
 
 
 # ── whose they are ──

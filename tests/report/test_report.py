@@ -201,7 +201,9 @@ def test_a_flow_that_loses_to_the_gaussian_says_so():
 @pytest.mark.parametrize("steered", [True, False])
 def test_rows_that_stopped_the_training_are_told(steered):
     text = Page(render_report(words_only(held_out=HeldOut(nll=1.0, se=0.1, rows=9, steered=steered)))).text
-    assert ("also decided when to stop" in text) == steered
+    assert ("validation rows, which also chose the blocks" in text) == steered
+    assert ("Validation NLL" in text) == steered
+    assert ("held-out rows, which no part of the fit looked at" in text) == (not steered)
 
 
 def test_blocks_in_numbers():

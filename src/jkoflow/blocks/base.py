@@ -201,7 +201,7 @@ class Block(nn.Module, ABC):
         return None
 
     def settled(self, judge: Judge) -> Block:
-        """The block at the fewest solver steps that held-out rows allow; unchanged where it has no solver."""
+        """The block at the fewest solver steps that validation rows allow; unchanged without a solver."""
         del judge
         return self
 

@@ -1,4 +1,4 @@
-r"""What decides how finely a trained block's map is computed: held-out rows, and whether it can be inverted.
+r"""What decides how finely a block's map is computed: validation rows, and whether it can be inverted.
 
     missed = rows whose inverse misses the tolerance + rows at which det dT < 0
 
@@ -29,7 +29,7 @@ class InverseCheck:
     """How the inverse of a map is tried.
 
     Arguments:
-        rows: Most held-out rows at which folds are looked for, and whose images are inverted where the block
+        rows: Most validation rows at which folds are looked for, and whose images are inverted if the block
             is not free.
         further_out: Factor by which these images are moved away from the origin to be inverted a second time.
         free_rows: Most draws of the law at the end of the flow that are inverted, in place of images, where
@@ -62,7 +62,7 @@ class Refinement:
         tolerance_nats: What a map may lose, in the value that the step descends, against twice its steps.
         tolerance_share: The same as a share of what the block gains: what a coarse map loses, the next block
             sees and mends (measured on held-out rows, docs/performance.md).
-        trace_rows: Held-out rows on which trace and determinant are compared, where scores use the trace.
+        trace_rows: Validation rows on which trace and determinant are compared, where scores use the trace.
         trace_chunk: Rows of them whose Jacobians are held at once.
         trace_doublings: How often the steps are doubled at most for the trace's sake.
         trace_tolerance_nats: Mean difference of trace and determinant for one block at which doubling ends.
@@ -83,7 +83,7 @@ class Judge:
     """What a block is judged by while its map is chosen.
 
     Arguments:
-        held_out: All held-out samples of p_{n-1}.
+        held_out: All validation samples of p_{n-1}.
         rows: Those of them that decisions inside a step look at.
         value: G at each of them after a block, up to what the block cannot change, nats.
         draws: Draws of the law at the end of the flow, as many as asked for, shape `(m, d)`.
@@ -105,7 +105,7 @@ class Judge:
 
 
 def value_after(block: Block, judge: Judge) -> float:
-    """The mean of G at the rows after the block, nats; for KL the held-out NLL up to a constant."""
+    """The mean of G at the rows after the block, nats; for KL the validation NLL up to a constant."""
     image, log_det = push_block_with_log_det(block, judge.rows)
     return judge.rows.world.mean(judge.rows.average(judge.value(judge.rows, image, log_det)))
 
@@ -114,10 +114,10 @@ def value_after(block: Block, judge: Judge) -> float:
 def rows_not_inverted(block: Block, judge: Judge) -> int:
     """Count the rows that the discrete map's inverse misses, and those at which the map folds: det dT < 0.
 
-    Where the block is not free, the images of held-out rows are inverted, and the same images a quarter
+    Where the block is not free, the images of validation rows are inverted, and the same images a quarter
     further out. A free block should end at the law itself, so that draws of that law are inverted instead, up
     to 1.4 times as far out: a coarse map can fold where no particle ever was. The sign of the determinant is
-    computed at the held-out rows and at these inverse images.
+    computed at the validation rows and at these inverse images.
     """
     check, part = judge.check, judge.rows.rows(slice(0, judge.check.rows))
     image = block.push(part.x, part.context)

@@ -7,6 +7,7 @@ Source: theory, Sections 3 to 5 and "Beyond the paper", with the number at each 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from jkoflow.certify import (
     cell_mass,
@@ -17,11 +18,21 @@ from jkoflow.certify import (
     inversion,
     kl,
     latent_normality,
+    same_law,
     smoothing,
     tails,
     theorems,
 )
-from jkoflow.certify.claim import Certificates, Claim, KLBracket, undecided
+from jkoflow.certify.claim import (
+    INTEGRITY_READER,
+    KL_READER,
+    SAME_LAW_READER,
+    Certificates,
+    Claim,
+    KLBracket,
+    undecided,
+)
+from jkoflow.certify.consistency import reconcile, speaking_of_kl
 from jkoflow.certify.evidence import Evidence
 from jkoflow.certify.notes import notes_on
 from jkoflow.errors import JKOFlowError
@@ -37,28 +48,38 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "residuals and theorems": theorems.claims,
     "smoothing": smoothing.claims,
     "inversion": inversion.claims,
-    "integrity": integrity.claims,
-    "cell mass": cell_mass.claims,
+    INTEGRITY_READER: lambda evidence: [*integrity.claims(evidence), *cell_mass.claims(evidence)],
     "far field": far_field.claims,
 }
 
 
 @one_thread()
-def certify(evidence: Evidence) -> Certificates:
-    """Everything that is known of the model from the evidence; never raises for what the model does."""
+def certify(evidence: Evidence, *, recorded: same_law.Recorded | None = None) -> Certificates:
+    """Everything that is known of the model from the evidence; never raises for what the model does.
+
+    Arguments:
+        evidence: The model with rows.
+        recorded: What the fit recorded of the rows that it set aside, where those of the evidence are
+            others: it tells whether they are of the same law.
+    """
     bracket, claims = KLBracket(), list[Claim]()
 
     def kl_claims(evidence: Evidence) -> list[Claim]:
         nonlocal bracket
         bracket, found = kl.bracket(evidence)
-        return found
+        return speaking_of_kl(found)
 
-    for name, reader in {"KL(p_0‖q_0)": kl_claims, **_READERS}.items():
+    def law_claims(evidence: Evidence) -> list[Claim]:
+        return same_law.claims(evidence, recorded)
+
+    for name, reader in {KL_READER: kl_claims, SAME_LAW_READER: law_claims, **_READERS}.items():
         try:
-            claims += reader(evidence)
+            found = reader(evidence)
         except (JKOFlowError, RuntimeError, ValueError, ArithmeticError) as error:
-            claims.append(_broken(name, error))
-    return Certificates(bracket, tuple(claims), notes_on(evidence))
+            found = [_broken(name, error)]
+        claims += [replace(claim, reader=claim.reader or name) for claim in found]
+    bracket, agreeing = reconcile(bracket, claims)
+    return Certificates(bracket, same_law.blaming(agreeing), notes_on(evidence))
 
 
 def _broken(name: str, error: Exception) -> Claim:

@@ -3,6 +3,7 @@
     holds        the number is on the right side of its bound, interval included
     fails        it is on the wrong side, interval included
     undecided    the interval straddles the bound, or what the claim rests on is not given
+    told         a number without a bound: it carries no verdict
 
 Source: ours; docs/theory.md, "Certificates".
 """
@@ -11,18 +12,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeGuard, get_args
 
 from jkoflow.storage import FORMAT, RESTORE, encode_json, read_error, require_format
 
 __all__ = [
+    "INTEGRITY_READER",
+    "KL_READER",
+    "SAME_LAW_READER",
     "Certificates",
     "Claim",
     "Interval",
     "KLBracket",
     "Kind",
+    "Quantity",
+    "Says",
     "Verdict",
     "is_finite",
     "undecided",
@@ -33,9 +39,32 @@ __all__ = [
 Kind = Literal["theorem", "plug-in", "lower", "upper-under-assumption"]
 """A theorem's bound; an estimate put in its place; a lower bound; an upper one under a named assumption."""
 
-Verdict = Literal["holds", "fails", "undecided"]
+Verdict = Literal["holds", "fails", "undecided", "told"]
+Quantity = Literal["kl", "tv"]
+"""What several claims speak of: KL(p_0‖q_0) in nats, the total variation of p_0 and q_0."""
+
+KL_READER, INTEGRITY_READER, SAME_LAW_READER = "KL(p_0‖q_0)", "integrity", "law of the rows"
+"""Names of the readers whose claims the summary of a certificate looks at first (`Claim.reader`)."""
+
 Space = Literal["data", "standardised", "latent"]
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Says:
+    """What a claim that holds or is told says of a quantity of which others speak: low <= it <= high.
+
+    It may follow from what the claim says, as a bound on the KL does from one on the KL before a last step.
+
+    Arguments:
+        quantity: Which one.
+        low: It is at least this.
+        high: It is at most this.
+    """
+
+    quantity: Quantity
+    low: float = 0.0
+    high: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -57,6 +86,8 @@ class Claim:
         rows: How many rows were looked at.
         block: Number of the block it is about; None for the whole flow.
         remedy: What to change where it does not hold; "" where nothing is to be.
+        says: What follows from it for quantities that other claims speak of, while it holds or is told.
+        reader: Which part of the certificate it is of, such as `INTEGRITY_READER`; "" where not known.
     """
 
     claim: str
@@ -73,6 +104,13 @@ class Claim:
     rows: int = 0
     block: int | None = None
     remedy: str = ""
+    says: tuple[Says, ...] = ()
+    reader: str = ""
+
+    @property
+    def stands(self) -> bool:
+        """Whether it says something: it holds, or is a number that is told."""
+        return self.verdict in ("holds", "told")
 
 
 @dataclass(frozen=True)
@@ -109,6 +147,18 @@ class Certificates:
     kl: KLBracket
     claims: tuple[Claim, ...]
     notes: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        """The first lines: one sentence, the bracket with its scale, what to do next; then the verdicts."""
+        from jkoflow.certify.told import summary_lines
+
+        return "\n".join(summary_lines(self))
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, the sentence in its colour."""
+        from jkoflow.certify.told import summary_html
+
+        return summary_html(self)
 
     @property
     def failed(self) -> tuple[Claim, ...]:
@@ -168,12 +218,13 @@ def is_finite(end: float | None) -> TypeGuard[float]:
 
 
 def verdict_counts(claims: Sequence[Claim]) -> str:
-    """Such as "3 hold, 1 undecided"."""
+    """Such as "3 hold, 1 undecided, 2 told"."""
     count = Counter[str](claim.verdict for claim in claims)
     words = {
         "holds": "holds" if count["holds"] == 1 else "hold",
         "fails": "fails" if count["fails"] == 1 else "fail",
         "undecided": "undecided",
+        "told": "told",
     }
     return ", ".join(f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict])
 
@@ -203,10 +254,14 @@ def _bracket_from(entry: Any) -> KLBracket:
     return KLBracket(**ends, level=level, assumption=entry["assumption"])
 
 
+_ADDED = {"says", "reader"}
+"""Keys of a claim that older certificates lack."""
+
+
 def _claim_from(entry: Any) -> Claim:
-    _require_keys(entry, {field.name for field in fields(Claim)})
-    for name in ("claim", "source", "unit", "assumption", "remedy"):
-        if not isinstance(entry[name], str):
+    _require_keys(entry, {field.name for field in fields(Claim)}, added=_ADDED)
+    for name in ("claim", "source", "unit", "assumption", "remedy", "reader"):
+        if not isinstance(entry.get(name, ""), str):
             raise ValueError(f"{name} is not text")
     for name, words in (("kind", Kind), ("verdict", Verdict), ("space", Space)):
         if entry[name] not in get_args(words):
@@ -216,7 +271,18 @@ def _claim_from(entry: Any) -> Claim:
         if (count is None and name == "rows") or isinstance(count, bool) or not isinstance(count, int | None):
             raise ValueError(f"{name} is not a whole number")
     numbers = {name: _number(entry[name], name) for name in ("measured", "level", "bound")}
-    return Claim(**{**entry, **numbers, "interval": _interval_from(entry["interval"])})
+    interval = _interval_from(entry["interval"])
+    says = tuple(_says_from(each) for each in entry.get("says", ()))
+    return Claim(**{**entry, **numbers, "interval": interval, "says": says})
+
+
+def _says_from(entry: Any) -> Says:
+    _require_keys(entry, {field.name for field in fields(Says)})
+    if entry["quantity"] not in get_args(Quantity):
+        raise ValueError(f"quantity {entry['quantity']!r}")
+    ends = _interval_from((entry["low"], entry["high"]))
+    assert ends is not None
+    return Says(entry["quantity"], *ends)
 
 
 def _interval_from(entry: Any) -> Interval | None:
@@ -232,7 +298,8 @@ def _number(value: Any, name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _require_keys(entry: Any, keys: set[str]) -> None:
-    if not isinstance(entry, Mapping) or set(entry) != keys:
+def _require_keys(entry: Any, keys: set[str], *, added: Collection[str] = ()) -> None:
+    """Refuse what is no mapping of these keys, of which older records may lack those in `added`."""
+    if not isinstance(entry, Mapping) or not keys.difference(added) <= set(entry) <= keys:
         found = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise ValueError(f"expected keys {sorted(keys)}, got {found}")

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from jkoflow.certify.claim import Claim, Kind, undecided
+from jkoflow.certify.claim import Claim, Kind, Says, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.first_order import FieldSearch, Norm, StepPairs, variational_norm
 from jkoflow.laws import StandardNormal
@@ -46,18 +47,22 @@ _DISSIPATED = "KL(p_0‖q_0) by the dissipation identity is about this"
 _FISHER = "KL(p_0‖q_0) is at most half the Fisher information of the pushed rows"
 _SOURCE = "de Bruijn's identity, a-posteriori"
 _FISHER_SOURCE = "log-Sobolev inequality, a-posteriori"
+_SEE = "go by the bracket of the KL"
 _RICH = "the vector fields are rich enough to see all of ∇V + ∇log rho"
 
 
 def claims(evidence: Evidence) -> list[Claim]:
-    """The KL by the dissipation identity, and Fisher's bound on it; both are told beside the bracket."""
+    """The KL by the dissipation identity, and Fisher's bound on it; both are told beside the bracket.
+
+    What cannot be a KL, a number below 0 or none at all, is undecided.
+    """
     rows, base = evidence.unweighted, evidence.flow.law
     least, count = FieldSearch().least_rows, 0 if rows is None else len(rows)
     if rows is None or count < least:
         return [_undecided(f"{count} held-out rows, of {least} that are needed", GIVE_ROWS, count)]
     if not isinstance(base, StandardNormal):
         why = f"the base law is {type(base).__name__}, whose diffusion has no closed form"
-        return [_undecided(why, "see the bracket of the KL", len(rows))]
+        return [_undecided(why, _SEE, len(rows))]
     order = torch.randperm(len(rows), generator=evidence.stream("dissipation rows"))[:_ROWS]
     chosen = rows.rows(order.to(rows.x.device))
     z = evidence.flow.push(chosen.x, chosen.context).double()
@@ -112,41 +117,46 @@ def _dissipation_claim(information: Sequence[Norm], rows: int) -> Claim:
     value = integrate_dissipation([part.square for part in information])
     # the same rows at every time: errors are added, not their squares
     half = float(norm.ppf((1 + LEVEL) / 2)) * integrate_dissipation([part.se for part in information])
+    told: dict[str, Any] = {"unit": "nats", "space": "latent", "rows": rows}
+    if not (math.isfinite(value) and math.isfinite(half) and value >= 0):
+        why = (
+            f"it reads {value:.3g} ± {half:.3g} nats, which no KL is: what there is to see is below the noise"
+        )
+        return undecided(_DISSIPATED, _SOURCE, "plug-in", why=why, remedy=_SEE, measured=value, **told)
     return Claim(
         _DISSIPATED,
         _SOURCE,
         "plug-in",
-        "holds",
+        "told",
         value,
         interval=(value - half, value + half),
         level=LEVEL,
-        unit="nats",
-        space="latent",
         assumption=f"{_RICH}; below t = {_START:g} I stays what it is there",
-        rows=rows,
+        says=(Says("kl", max(0.0, value - half), value + half),),
+        **told,
     )
 
 
 def _fisher_claim(information: Norm, rows: int) -> Claim:
     """Undecided where nothing was seen: a bound of 0 would say more than the fields can."""
     half = float(norm.ppf(LEVEL)) * information.se / 2
-    if not information.square / 2 > half:
+    told: dict[str, Any] = {"unit": "nats", "space": "latent", "rows": rows}
+    if not (information.square / 2 > half and math.isfinite(information.square)):
         why = "the vector fields see nothing of ∇V + ∇log rho in these rows, which is no proof that it is 0"
-        told = {"unit": "nats", "space": "latent", "rows": rows}
         kind: Kind = "upper-under-assumption"
-        return undecided(_FISHER, _FISHER_SOURCE, kind, why=why, remedy="see the bracket of the KL", **told)
+        return undecided(_FISHER, _FISHER_SOURCE, kind, why=why, remedy=_SEE, **told)
+    most = information.square / 2 + half
     return Claim(
         _FISHER,
         _FISHER_SOURCE,
         "upper-under-assumption",
-        "holds",
+        "told",
         information.square / 2,
-        interval=(0.0, max(0.0, information.square / 2 + half)),
+        interval=(0.0, most),
         level=LEVEL,
-        unit="nats",
-        space="latent",
         assumption=_RICH,
-        rows=rows,
+        says=(Says("kl", high=most),),
+        **told,
     )
 
 

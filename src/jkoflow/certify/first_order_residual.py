@@ -207,11 +207,12 @@ def claims(evidence: Evidence, measured: Sequence[BlockResidual]) -> list[Claim]
 
 def _told(block: BlockResidual, *, last: int) -> list[Claim]:
     """The claims on one block; by the model's own score not at the last, where it tells nothing."""
-    verdict: Verdict = "holds" if block.optimal else "undecided"
+    verdict: Verdict = "told" if block.optimal else "undecided"
     remedy = (
         ""
         if block.optimal
-        else "fit the block longer; as long as T is not optimal, the number is that of xi', not of xi"
+        else "as long as T is not optimal, the number is that of xi', not of xi: objective = 'jko' trains "
+        "blocks on the proximal objective alone"
     )
     free = math.isinf(block.gamma)
     from_below = Claim(
@@ -266,7 +267,7 @@ def _gap_claim(block: BlockResidual) -> Claim:
         assumption=seen if known else "in a context, rows of different contexts cannot change partners",
         rows=min(block.rows, _PAIRS),
         block=block.number,
-        remedy="" if block.optimal else "fit the block longer, or with smaller steps",
+        remedy="" if block.optimal else "fit with objective = 'jko', or with smaller steps (gamma)",
     )
 
 
@@ -295,7 +296,7 @@ def _kernel_claim(number: int, measured: float, floor: float, rows: int) -> Clai
         f"{_KERNEL}, which reads {floor:.2g} where it is 0",
         "Cheng, Lu, Tan & Xie (2024), Appendix D",
         "plug-in",
-        "holds" if above else "undecided",
+        "told" if above else "undecided",
         measured,
         unit=_UNIT,
         assumption="p_n is smooth at the kernel's scale; the floor is of a Gaussian of p_{n-1}'s moments",

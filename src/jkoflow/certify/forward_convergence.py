@@ -5,7 +5,9 @@ r"""Whether the laws along the blocks approach the base as the convergence theor
 
 with a_k = 1/(1 + gamma_k lambda/2) and c_k = 1/(1 + gamma_k lambda),
 
-and the two bounds of KL(p_n‖q) that go with them, for any unequal gamma_k > 0, infinite ones by their limit.
+and the two bounds of KL(p_n‖q) that go with them, for any unequal gamma_k > 0. A free step is none of them:
+its eps_k alone would be the bound, of which samples show a part. The theorem is held against the steps before
+the first free one, and anew, from W2(p_k, q) as measured there, against those between free steps.
 W2(p_n, q) lies in a bracket, in high dimension a wide one; of KL(p_n‖q) its decrease from block n to the
 last is known without the entropy of the data, and is below it. The eps_k are a plug-in, so no verdict here
 is a theorem's: one that fails says that the plug-in is too small, or that a block is no proximal step.
@@ -18,14 +20,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from scipy.stats import norm
 from torch import Tensor
 
 from jkoflow import bounds
-from jkoflow.certify.claim import Claim, Interval, Verdict, undecided, verdict_below
+from jkoflow.certify.claim import Claim, Interval, Says, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import LEVEL, Evidence
-from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, StepError
+from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, StepError, first_of_run, last_finite
 from jkoflow.certify.trajectory import Missing, Trajectory, convexity, follow
 from jkoflow.certify.w2_to_base import W2Bracket, brackets
 from jkoflow.flow.likelihood import standard_error
@@ -40,8 +43,9 @@ _SOURCES = {
     _PAPER: "Cheng, Lu, Tan & Xie (2024), Theorem 4.3, eq. (34) and (35), unequal steps",
     _SHARPER: "a-posteriori: the sharper Theorem 4.3 of docs/theory.md",
 }
+_ALL_FREE = "every step is free, and the theorem speaks of proximal steps of finite size"
 _DESCENT = "Cheng, Lu, Tan & Xie (2024), eq. (17) and (25): p_{n-1} competes in the step that makes p_n"
-_TOO_SMALL = "give more held-out rows for eps_n; if it still fails, fit the blocks up to this one longer"
+_TOO_SMALL = "give more held-out rows: eps_n is larger than its plug-in, or the block is no proximal step"
 _NARROWER = "give more held-out rows; in many dimensions W2 from samples is known only roughly"
 
 Steps = Sequence[StepError]
@@ -62,13 +66,13 @@ def claims(evidence: Evidence, steps: Sequence[StepError]) -> list[Claim]:
     decreases = _decreases(path)
     if isinstance(lam, Missing):
         return [*decreases, _undecided(lam)]
+    if not last_finite(steps):
+        return [*decreases, _undecided(Missing(_ALL_FREE, "go by the bracket of the KL"))]
     measured = brackets(evidence, path.positions)
-    start = measured[0]
-    given = f"{PLUG_IN}; W2(p_0, q) between {start.lower:.4g} and {start.upper:.4g}, the bound at the former"
     return [
         *decreases,
-        *_w2_claims(path, steps, measured, lam, given),
-        *_kl_claims(path, steps, start, lam, given),
+        *_w2_claims(path, steps, measured, lam),
+        *_kl_claims(path, steps, measured, lam),
     ]
 
 
@@ -90,7 +94,9 @@ def _decrease(change: Tensor, number: int, level: float) -> Claim:
     remedy = {
         "holds": "",
         "undecided": "give more held-out rows, if it matters: near q there is little left to decrease",
-        "fails": "end the flow before this block, or fit it with a smaller step",
+        "fails": f"fit again with max_blocks = {number - 1}, which ends before this block"
+        if number > 1
+        else "fit again with smaller steps (gamma)",
     }[verdict]
     return Claim(
         _DECREASE,
@@ -135,46 +141,66 @@ def _columns(steps: Steps) -> tuple[list[float], list[float]]:
     return [step.gamma for step in steps], [step.eps for step in steps]
 
 
-def _w2_claims(
-    path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], lam: float, given: str
-) -> list[Claim]:
-    given = f"{given}; two samples of q are {measured[0].chance:.3g} apart by chance"
-    return [
-        _against(
-            _W2.format(name),
-            name,
-            (after.lower, after.estimate, after.upper),
-            (bound(measured[0].lower, steps[:n], lam), bound(measured[0].upper, steps[:n], lam)),
-            unit="standardised units",
-            rows=path.positions.shape[1],
-            block=n,
-            given=given,
-        )
-        for n, after in enumerate(measured[1:], start=1)
-        for name, bound in ((_PAPER, _paper_w2), (_SHARPER, _sharp_w2))
-    ]
+def _given(start: W2Bracket, number: int) -> str:
+    """What a bound from W2(p_k, q), k = `number`, rests on."""
+    ends = f"between {start.lower:.4g} and {start.upper:.4g}, the bound at the former"
+    return f"{PLUG_IN}; W2(p_{number}, q) {ends}"
 
 
-def _kl_claims(path: Trajectory, steps: Steps, start: W2Bracket, lam: float, given: str) -> list[Claim]:
-    """The claims on every block but the last, whose KL is the model's (Lemma 5.1), with claims of its own."""
+def _w2_claims(path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], lam: float) -> list[Claim]:
+    """The claims after every step of finite size, from the start of its run."""
+    apart = f"two samples of q are {measured[0].chance:.3g} apart by chance"
     found = []
-    for n in range(1, len(steps)):
-        mean, (low, high) = _mean(path.objective[n] - path.objective[-1], LEVEL)
-        for name, bound in ((_PAPER, _paper_kl), (_SHARPER, _sharp_kl)):
-            ends = (bound(start.lower, steps[:n], lam), bound(start.upper, steps[:n], lam))
+    for n in _finite(steps):
+        first, after = first_of_run(steps, n), measured[n]
+        start = measured[first]
+        for name, bound in ((_PAPER, _paper_w2), (_SHARPER, _sharp_w2)):
+            ends = (bound(start.lower, steps[first:n], lam), bound(start.upper, steps[first:n], lam))
             found.append(
                 _against(
-                    _KL.format(name),
+                    _W2.format(name),
                     name,
-                    (low, mean, high),
+                    (after.lower, after.estimate, after.upper),
                     ends,
-                    unit="nats",
+                    unit="standardised units",
                     rows=path.positions.shape[1],
                     block=n,
-                    given=given,
+                    given=f"{_given(start, first)}; {apart}",
                 )
             )
     return found
+
+
+def _kl_claims(path: Trajectory, steps: Steps, measured: Sequence[W2Bracket], lam: float) -> list[Claim]:
+    """The claims on every block but the last, whose KL is the model's (Lemma 5.1), with claims of its own.
+
+    KL(p_n‖q) <= b says that KL(p_N‖q) = KL(p_0‖q_0) is at most b less what the blocks after n lower it by.
+    """
+    found = []
+    for n in _finite(steps[:-1]):
+        first = first_of_run(steps, n)
+        start = measured[first]
+        mean, (low, high) = _mean(path.objective[n] - path.objective[-1], LEVEL)
+        for name, bound in ((_PAPER, _paper_kl), (_SHARPER, _sharp_kl)):
+            ends = (bound(start.lower, steps[first:n], lam), bound(start.upper, steps[first:n], lam))
+            claim = _against(
+                _KL.format(name),
+                name,
+                (low, mean, high),
+                ends,
+                unit="nats",
+                rows=path.positions.shape[1],
+                block=n,
+                given=_given(start, first),
+            )
+            known = claim.bound is not None
+            found.append(replace(claim, says=(Says("kl", high=ends[0] - low),)) if known else claim)
+    return found
+
+
+def _finite(steps: Steps) -> list[int]:
+    """The numbers of the steps of finite size, from 1."""
+    return [n for n, step in enumerate(steps, start=1) if math.isfinite(step.gamma)]
 
 
 def _against(

@@ -51,7 +51,7 @@ def claims(evidence: Evidence) -> list[Claim]:
             _CLAIM,
             _SOURCE,
             "plug-in",
-            "holds",
+            "told",
             mean,
             interval=interval,
             level=LEVEL if interval else None,

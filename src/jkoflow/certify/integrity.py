@@ -102,7 +102,7 @@ def _density(evidence: Evidence) -> list[Claim]:
     dim = evidence.flow.dim
     n_rows = min(_DENSITY_ROWS, max(4, _JACOBIAN_ENTRIES // dim))
     if dim > _LARGEST_DIM:
-        return [_undecided(_DENSITY, f"Jacobians of {dim} columns take too long", "check fewer columns")]
+        return [_undecided(_DENSITY, f"Jacobians of {dim} columns take too long", "fit fewer columns")]
     rows = _some_rows(evidence, n_rows)
     if rows is None:
         return [_undecided(_DENSITY, *_NO_CONTEXT)]
@@ -145,7 +145,7 @@ def _against_autodiff(flow: Flow, rows: Particles, given: Tensor) -> Claim:
         unit="nats",
         assumption="the trace stands for the determinant beyond 128 columns" if by_trace else "",
         rows=len(gap),
-        remedy="" if verdict == "holds" else "log_prob is wrong: fit again, or report how to reproduce it",
+        remedy="" if verdict == "holds" else "fit with another seed (--seed), or report how to reproduce it",
     )
 
 
@@ -163,7 +163,7 @@ def _rounded(own: Tensor, exact: Tensor) -> Claim:
         bound=_FLOAT32_NATS,
         unit="nats",
         rows=len(gap),
-        remedy="" if verdict == "holds" else "fit with dtype='float64'",
+        remedy="" if verdict == "holds" else "fit with dtype = 'float64'",
     )
 
 

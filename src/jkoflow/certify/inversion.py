@@ -22,7 +22,7 @@ from torch import Tensor
 from jkoflow.blocks import Block, InverseLipschitz
 from jkoflow.bounds import inversion_w2_by_block
 from jkoflow.certify.claim import Claim, Interval, Kind, Verdict, undecided, verdict_below
-from jkoflow.certify.evidence import LEVEL, Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.certify.integrity import jacobians
 from jkoflow.flow import Flow
 from jkoflow.flow.sampling import round_trip_tolerance
@@ -69,7 +69,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     context = evidence.contexts(rows, "inversion")
     if context is None and evidence.takes_context:
         why = "the model needs a context and there are no held-out rows to take it from"
-        return [undecided(_W2, _SOURCE, "plug-in", why=why, remedy="give held-out rows")]
+        return [undecided(_W2, _SOURCE, "plug-in", why=why, remedy=GIVE_ROWS)]
     noise = flow.law.sample(rows, evidence.stream("inversion")).to(evidence.like)
     exact = copy.deepcopy(flow).double()
     samples, pulled = _pull_back(flow, exact, noise, context)
@@ -134,7 +134,7 @@ def _error_claim(block: _Pulled, number: int, dtype: torch.dtype) -> Claim:
         unit="standardised units",
         rows=len(block.error),
         block=number,
-        remedy="" if verdict == "holds" else "fit blocks with more solver steps, or more and smaller steps",
+        remedy="" if verdict == "holds" else "fit with dtype = 'float64', or with smaller steps (gamma)",
     )
 
 
@@ -146,7 +146,7 @@ def _total_claim(error: Tensor) -> Claim:
         _TOTAL,
         _ASSUMPTION_2,
         "plug-in",
-        "holds" if finite else "fails",
+        "told" if finite else "fails",
         measured,
         interval=interval if finite else None,
         level=LEVEL if finite else None,
@@ -160,9 +160,9 @@ def _total_claim(error: Tensor) -> Claim:
 def _lipschitz_claim(block: _Pulled, number: int) -> Claim:
     kind, assumption, upper = _kind([block.upper]), block.upper.assumption, block.upper.bound
     verdict: Verdict = "undecided"
-    remedy = "more solver steps make the bound one of the discrete map; only a smoother field makes it small"
+    remedy = "go by the claims on the round trip: a bound from the weights is rarely small"
     if block.folds:
-        verdict, remedy = "fails", "fit the block with more solver steps"
+        verdict, remedy = "fails", "fit with smaller steps (gamma)"
         assumption = "its determinant is of both signs: 0 in between, where no inverse is Lipschitz"
     elif block.upper.proven and math.isfinite(upper) and (block.stretch or 0) <= upper * (1 + 1e-9):
         verdict, remedy = "holds", ""

@@ -100,7 +100,7 @@ def _claim(z: Tensor, chance: Tensor) -> Claim:
 
 def _remedy(verdict: Verdict, *, enough: bool) -> str:
     if verdict == "fails":
-        return "fit longer, or with more rows; the bracket of the KL tells how much it matters"
+        return "go by the bracket of the KL, which tells how much it matters; more rows to fit make it less"
     return (
         ""
         if verdict == "holds"

@@ -28,7 +28,7 @@ def notes_on(evidence: Evidence) -> tuple[str, ...]:
 def round_trip_remedy(evidence: Evidence) -> str:
     """What to change where rows do not come back through the inverse and the map."""
     if not evidence.dependent:
-        return "fit blocks with more solver steps, or more and smaller steps"
+        return "fit with dtype = 'float64', or with smaller steps (gamma)"
     names, told = (join_names(list(words)) for words in (evidence.dependent, evidence.dependent.values()))
     return f"drop {names} and fit again: columns that determine each other ({told}) have no density together"
 

@@ -60,7 +60,7 @@ def follow(evidence: Evidence) -> Trajectory | Missing:
         have = 0 if rows is None else len(rows)
         return Missing(f"{have} held-out rows, of {_FEWEST_ROWS} that are needed", GIVE_ROWS)
     if not len(evidence.flow):
-        return Missing("the flow has no blocks", "fit at least one block")
+        return Missing("the flow has no blocks", "fit with max_blocks = 1 or more")
     count = max(_FEWEST_ROWS, min(_ROWS, _ENTRIES // rows.dim))
     order = torch.randperm(len(rows), generator=evidence.stream("trajectory"))[:count]
     particles, base = rows.rows(order.to(rows.x.device)), evidence.flow.law

@@ -19,6 +19,7 @@ Nachr. 147, 185; for the fluctuation of assignments, del Barrio & Loubes (2019),
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +89,8 @@ def brackets(evidence: Evidence, positions: Tensor) -> list[W2Bracket]:
     sorted_exactly = base.dim == 1 and isinstance(base, StandardNormal)
     k = min(laws.shape[1], _ASSIGNED if len(laws) <= _MANY else _ASSIGNED_OF_MANY)
     chance = 0.0 if sorted_exactly else assignment_w2_squared(z[:k], z[-k:])
-    duals = [_dual(x, z) for x in laws]
+    normal = [GaussianState.from_samples(half) for half in np.array_split(z, 2)]
+    duals = [_dual(x, z, normal) for x in laws]
     above, estimates = [], []
     for x, dual in zip(laws, duals, strict=True):
         squared = _sorted_w2_squared(x[:, 0]) if sorted_exactly else assignment_w2_squared(x[:k], z[:k])
@@ -125,12 +127,18 @@ def _sorted_w2_squared(x: Array) -> float:
     return float((x**2).mean() - 2 * np.sort(x) @ (below[:-1] - below[1:]) + 1)
 
 
-def _dual(x: Array, z: Array) -> _Dual:
-    """The dual with potentials of one half of the rows on the other half, both ways."""
-    halves = [(a, b) for a, b in zip(np.array_split(x, 2), np.array_split(z, 2), strict=True)]
+def _dual(x: Array, z: Array, normal: Sequence[GaussianState]) -> _Dual:
+    """The dual with potentials of one half of the rows on the other half, both ways.
+
+    Arguments:
+        x: Rows, shape `(m, d)`.
+        z: Draws of q.
+        normal: The moments of each half of these.
+    """
+    halves = list(zip(np.array_split(x, 2), np.array_split(z, 2), normal, strict=True))
     of_rows, of_draws = [], []
-    for (x_fit, z_fit), (x_new, z_new) in ((halves[0], halves[1]), (halves[1], halves[0])):
-        transport = _moment_map(x_fit, z_fit)
+    for (x_fit, _, moments), (x_new, z_new, _) in (halves, halves[::-1]):
+        transport = _moment_map(x_fit, moments)
         b = transport.offset
         of_rows.append((x_new**2).sum(1) - ((x_new @ transport.matrix + 2 * b) * x_new).sum(1))
         solved = np.linalg.solve(transport.matrix, (z_new - b).T).T
@@ -140,9 +148,9 @@ def _dual(x: Array, z: Array) -> _Dual:
     return _Dual(float(value), *spreads)
 
 
-def _moment_map(x: Array, z: Array) -> AffineMap:
+def _moment_map(x: Array, target: GaussianState) -> AffineMap:
     """The optimal map between the Gaussians of the moments; a little variance where x has none."""
     source = GaussianState.from_samples(x)
     spread = max(float(np.trace(source.covariance)) / source.dim, 1e-12)
     source = GaussianState(source.mean, source.covariance + 1e-6 * spread * np.eye(source.dim))
-    return transport_map(source, GaussianState.from_samples(z))
+    return transport_map(source, target)

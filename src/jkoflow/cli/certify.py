@@ -8,20 +8,30 @@ Source: ours; docs/theory.md, "Certificates".
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jkoflow.certify import Certificates, Claim, Evidence, KLBracket, certify
-from jkoflow.certify.claim import is_finite, verdict_counts
+from jkoflow.certify import Certificates, Evidence, certify
+from jkoflow.certify.answer import Tone, answer, is_known
 from jkoflow.certify.rows import evidence_from, evidence_of_run, evidence_without, model_remark, seen_in_run
+from jkoflow.certify.same_law import recorded_of
+from jkoflow.certify.subject import Subject, subject_of
+from jkoflow.certify.told import summary_lines
 from jkoflow.cli.models import Opened, open_run
 from jkoflow.cli.status import ExitStatus
 from jkoflow.cli.terminal import hint, say, tell
 from jkoflow.data import Table, read_table
 from jkoflow.model import Model
+from jkoflow.runs import RunFolder
 from jkoflow.storage import shown, validate_new_output, write_bytes_atomic
 
-__all__ = ["certificate_lines", "run"]
+__all__ = ["certificate_lines", "certify_run", "first_lines", "run", "say_certificates"]
+
+
+_NAME = "certificates.json"
+"""Of the file in a run folder."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,16 +43,55 @@ def run(options: argparse.Namespace) -> int:
         evidence = _evidence(options.data, opened)
         remarks = (*evidence.remarks, model_remark(opened.folder))
         hint(_begin(evidence))
-        certificates = certify(replace(evidence, remarks=remarks))
+        recorded = None if options.data is None else recorded_of(opened.model)
+        certificates = certify(replace(evidence, remarks=remarks), recorded=recorded)
+        subject = subject_of(opened.model, options.model, opened.run)
         if output is not None:
             text = f"{certificates.to_json()}\n".encode()
             write_bytes_atomic(output, text, overwrite=options.overwrite)
-    for line in certificate_lines(certificates):
+    say_certificates(certificates, subject)
+    kept = "not written; give -o FILE to keep them" if output is None else shown(output)
+    say(f"{'certificates':<16}{kept}")
+    return _status(certificates, options)
+
+
+def certify_run(run: RunFolder, model: Model) -> Certificates:
+    """Certify a finished run's model by the rows that its fit set aside, and keep the certificates there."""
+    evidence = evidence_of_run(run, model)
+    remarks = (*evidence.remarks, model_remark(run.model))
+    certificates = certify(replace(evidence, remarks=remarks))
+    write_bytes_atomic(run.content / _NAME, f"{certificates.to_json()}\n".encode(), overwrite=True)
+    return certificates
+
+
+def first_lines(certificates: Certificates, subject: Subject) -> list[str]:
+    """The sentence and the bracket with its scale."""
+    lines = certificate_lines(certificates, subject)
+    return lines[: next(place for place, line in enumerate(lines) if line.startswith("next"))]
+
+
+def say_certificates(certificates: Certificates, subject: Subject) -> None:
+    """Print the summary, its first line in its colour."""
+    first, *rest = certificate_lines(certificates, subject)
+    say(_coloured(first, answer(certificates).tone))
+    for line in rest:
         say(line)
-    say(_line("certificates", "not written; give -o FILE to keep them" if output is None else shown(output)))
+
+
+def _status(certificates: Certificates, options: argparse.Namespace) -> int:
+    """0, but under --strict 1 where a claim fails, the model is not to be used, or nothing is known of it."""
+    if not options.strict:
+        return ExitStatus.DONE
     failed = len(certificates.failed)
-    if options.strict and failed:
+    if failed:
         tell(f"jkoflow: {failed} of {len(certificates.claims)} claims fail")
+        return ExitStatus.CLAIM_FAILS
+    found = answer(certificates)
+    if found.tone == "bad":
+        tell(f"jkoflow: {found.sentence}")
+        return ExitStatus.CLAIM_FAILS
+    if not is_known(certificates.kl) and not options.allow_undecided:
+        tell(f"jkoflow: {found.sentence}; --allow-undecided lets that pass")
         return ExitStatus.CLAIM_FAILS
     return ExitStatus.DONE
 
@@ -50,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
 def _output(name: str | None, opened: Opened) -> Path | None:
     if name is not None:
         return Path(name)
-    return None if opened.run is None else opened.run.content / "certificates.json"
+    return None if opened.run is None else opened.run.content / _NAME
 
 
 def _evidence(data: str | None, opened: Opened) -> Evidence:
@@ -87,43 +136,16 @@ def _split_columns(full: Table, model: Model) -> tuple[Table, Table | None]:
 # ── what is printed ──
 
 
-def certificate_lines(certificates: Certificates) -> list[str]:
-    """The summary: the bracket, the verdicts by source, what fails, the notes."""
-    sources = certificates.by_source.items()
-    return [
-        *_bracket_lines(certificates.kl),
-        _line("claims", verdict_counts(certificates.claims)),
-        *(_line("", f"{verdict_counts(claims):<32}{source}") for source, claims in sources),
-        *(line for claim in certificates.failed for line in _failure_lines(claim)),
-        *(_line("note", note) for note in certificates.notes),
-    ]
+def certificate_lines(certificates: Certificates, subject: Subject | None = None) -> list[str]:
+    """The answer, the verdicts by source, what fails, the notes."""
+    return summary_lines(certificates, subject or Subject())
 
 
-def _bracket_lines(kl: KLBracket) -> list[str]:
-    if kl.lower is None:
-        return [_line("KL(data‖model)", "not known; the notes and the claims on it say why")]
-    level = f"at {100 * kl.level:.0f} %"
-    if is_finite(kl.upper):
-        told = f"between {kl.lower:.4f} and {kl.upper:.4f} nats {level}"
-    elif kl.lower > 0:
-        told = f"at least {kl.lower:.4f} nats {level}, without an upper bound"
-    else:
-        told = f"no lower bound above 0 nats could be proved {level}, and there is no upper bound"
-    if is_finite(kl.estimate):
-        told += f", estimate {kl.estimate:.4f}"
-    return [_line("KL(data‖model)", told), *([_line("", f"assuming: {kl.assumption}")] * bool(kl.assumption))]
+_ANSI: dict[Tone, str] = {"good": "32", "usable": "33", "bad": "31", "unknown": "90"}
 
 
-def _failure_lines(claim: Claim) -> list[str]:
-    block = "" if claim.block is None else f" (block {claim.block})"
-    numbers = [
-        f"{name} {value:.4g}"
-        for name, value in (("measured", claim.measured), ("bound", claim.bound))
-        if value is not None
-    ]
-    told = f"{', '.join(numbers)} {claim.unit}".strip()
-    return [_line("fails", f"{claim.claim}{block}: {told}"), _line("", f"remedy: {claim.remedy}")]
-
-
-def _line(name: str, text: str) -> str:
-    return f"{name:<16}{text}"
+def _coloured(line: str, tone: Tone) -> str:
+    """The line in the colour of its tone, where a person looks at a terminal (no-color.org)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return line
+    return f"\033[{_ANSI[tone]}m{line}\033[0m"

@@ -19,7 +19,9 @@ from pathlib import Path
 import torch
 from sklearn.datasets import load_digits
 
+from jkoflow.certify.subject import subject_of
 from jkoflow.cli import fit
+from jkoflow.cli.certify import certify_run, first_lines
 from jkoflow.cli.progress import Progress
 from jkoflow.cli.report import write_report
 from jkoflow.cli.sample import missed_line
@@ -39,7 +41,7 @@ TABLE_NAME, SAMPLES_NAME, REPORT_NAME = "digits.csv", "samples.csv", "report.htm
 
 
 def run(options: argparse.Namespace, *, seed: int = 0, samples: int = 1000) -> None:
-    """Fit the digits, draw samples, write the page.
+    """Fit the digits, draw samples, certify the model by the rows that the fit set aside, write the page.
 
     Arguments:
         options: The folder of the run, `output`.
@@ -64,6 +66,9 @@ def run(options: argparse.Namespace, *, seed: int = 0, samples: int = 1000) -> N
         say(line)
     _write_samples(fitted, path / SAMPLES_NAME, samples)
     with RunFolder.open(path, "read") as folder:
+        certificates = certify_run(folder, fitted.model)
+        for line in first_lines(certificates, subject_of(fitted.model, options.output, folder)):
+            say(line)
         write_report(folder, path / REPORT_NAME, overwrite=True)
 
 

@@ -50,7 +50,7 @@ units:
   errors are of standardised columns (mean 0, standard deviation 1).
 
 exit status:
-  0 done      1 a claim fails, under certify --strict
+  0 done      1 under certify --strict: a claim fails, or nothing is known
   2 wrong usage or input      3 numerical failure
   4 a run folder or file that is missing, damaged, locked or already there; a full disk
   130 interrupted

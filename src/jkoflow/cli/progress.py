@@ -19,7 +19,7 @@ __all__ = ["Progress", "format_seconds"]
 
 _LEGEND = (
     "loss = potential + (-log det) + transport, in nats of the standardised columns; "
-    "held-out NLL in nats of the table's own units"
+    "validation NLL, by which blocks are chosen, in nats of the table's own units"
 )
 
 

@@ -25,7 +25,10 @@ def summary_lines(results: Mapping[str, Any], run: Path) -> list[str]:
     gain, error = results["gaussian_minus_ours_nats"], results["gaussian_minus_ours_se_nats"]
     round_trip = results["round_trip_error"]
     rows = [
-        ("held-out NLL", f"{_measured(results, 'held_out_nll')} nats per row, in the units of the table"),
+        (
+            _NAMES[results["held_out_on"]],
+            f"{_measured(results, 'held_out_nll')} nats per row, in the units of the table",
+        ),
         ("", f"on {results['held_out_rows']:,} rows {_ROLES[results['held_out_on']]}"),
         ("Gaussian's NLL", f"{_measured(results, 'gaussian_nll')}, shrinkage covariance, same rows"),
         ("", f"the flow is {'better' if gain >= 0 else 'worse'} by {abs(gain):.4f} ± {error:.4f} nats"),
@@ -44,6 +47,7 @@ def summary_lines(results: Mapping[str, Any], run: Path) -> list[str]:
     return [f"{name:<16}{text}" for name, text in rows]
 
 
+_NAMES = {"holdout": "held-out NLL", "validation": "validation NLL"}
 _ROLES = {
     "holdout": "that no part of the fit looked at",
     "validation": "that also told when to stop, so it flatters the flow",

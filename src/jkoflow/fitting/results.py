@@ -1,6 +1,6 @@
 r"""What a fit tells of itself at its end: held-out NLL beside a Gaussian's, round trip, time, notes.
 
-    NLL = -(1/n) sum_i log q_0(x_i),     held-out rows x_i, nats, data units
+    NLL = -(1/n) sum_i log q_0(x_i),     rows x_i held out, or else of validation, nats, data units
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, below eq. (38).
 """
@@ -83,7 +83,7 @@ def check_cell_mass(flow: Flow, train: Particles, *, rows: int = 4096, rounding:
 
 
 _fitted_on_all = (
-    "no block lowered the held-out NLL significantly below that of a Gaussian: the model is a Gaussian, "
+    "no block lowered the validation NLL significantly below that of a Gaussian: the model is a Gaussian, "
     "fitted again on training and validation rows together"
 )
 

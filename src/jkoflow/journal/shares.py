@@ -69,7 +69,7 @@ class UpdateShares:
     def _affordable(self, number: int) -> int:
         """Updates in this step's part of the remaining CPU-seconds; 0 where no time is left.
 
-        What a step costs beside its updates (solver steps, held-out rows, closings) is the least that a step
+        What a step costs beside its updates (solver steps, validation, closings) is the least that a step
         has cost so far: one that took more is made up for by all that follow, not by the next alone.
         """
         rules = self.rules

@@ -1,6 +1,6 @@
 """What a step found, and the step as it is stored.
 
-solve(step) -> Solution,      judged on held-out rows -> Taken
+solve(step) -> Solution,      judged on validation rows -> Taken
 """
 
 from __future__ import annotations

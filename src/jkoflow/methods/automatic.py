@@ -1,4 +1,4 @@
-r"""`objective="auto"`: the default fit, which asks held-out rows what a table needs.
+r"""`objective="auto"`: the default fit, which asks validation rows what a table needs.
 
     default             pilot fits -> rounds of blocks, each round ended by a closing -> Gaussian if no worse
     gamma= given        pilot fits -> Gaussian step, where it helps -> blocks -> Gaussian if no worse
@@ -70,7 +70,7 @@ def automatic(state: State, job: Job) -> State:
 
 
 def _blocks_alone(state: State, choice: Pilot, job: Job) -> State:
-    """Blocks that start on the path of their step, kept where they lower the held-out NLL."""
+    """Blocks that start on the path of their step, kept where they lower the validation NLL."""
     rules = job.recipe
     room = affordable_blocks(job.settings.max_blocks - len(state.flow), state, choice, job)
     schedule = schedule_of(state, job, room=room)

@@ -4,7 +4,7 @@ r"""The closing: a last, free step in closed form, the map to N(0, I) of a mixtu
 
 K = 0 is no step at all, K = 1 whitening, more the maximum by EM. Steps of growing gamma take fine structure
 away first; what they leave is ever smoother, until a mixture of few components describes it better than the
-steps that are still to come. So a block is worth its place where it lowers the held-out NLL of the flow
+steps that are still to come. So a block is worth its place where it lowers the validation NLL of the flow
 *closed* after it.
 
 Source: eq. (25) of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, at gamma = infinity over this family of
@@ -55,7 +55,7 @@ class ClosingSearch:
     # ── one mixture ──
 
     def best(self, before: Closing | None = None) -> Closing:
-        """The closing that serves the held-out rows best.
+        """The closing that serves the validation rows best.
 
         One that adds no step is none where the tails are heavy, whose rows lie where N(0, I) has no mass. The
         number of components starts at that of `before`, whose responsibilities EM starts from, and is
@@ -99,7 +99,7 @@ class ClosingSearch:
     # ── the mean of several ──
 
     def stacked(self, closing: Closing) -> Closing:
-        """The mean of mixtures that EM finds from different starts, as many as held-out rows ask for.
+        """The mean of mixtures that EM finds from different starts, as many as validation rows ask for.
 
         EM ends at one of many maxima, each of which errs in its own places, so that the mean of their
         densities errs less than any of them; it bears more components, too: twice as many are tried.
@@ -200,7 +200,7 @@ class ClosingSearch:
 
 
 def closing_by_nothing(state: State, recipe: Recipe) -> Closing:
-    """The closing that adds no step, K = 0, judged on the held-out rows that decisions look at."""
+    """The closing that adds no step, K = 0, judged on the validation rows that decisions look at."""
     part = state.seen_on(recipe.keep.judged(state.validation))
     return Closing.judged(None, 0, part.held_out_log_prob, part.validation)
 

@@ -5,7 +5,7 @@ r"""`objective="end_to_end"`: all blocks of a flow at once, on the likelihood of
 It trains the same stack of blocks as the progressive fit, so that the two can be compared. With
 `divergence="auto"` the loss uses the determinant of the discrete map up to 3 columns and a trace estimate
 beyond. A trace integrated with few steps can be driven below any bound by its quadrature error, so that
-held-out rows are judged by the determinant, folds penalised, up to 128 columns. Memory grows with the number
+validation is by the determinant, folds penalised, up to 128 columns. Memory grows with the number
 of blocks.
 
 Source: the objective is that of FFJORD (Grathwohl et al. 2019, arXiv 1810.01367) on the map of Cheng, Lu,
@@ -91,7 +91,7 @@ def train_end_to_end(
 
     Arguments:
         flow: The stack to start from.
-        step: Samples of p_0, held-out ones, on which the best weights are kept, and how blocks are judged.
+        step: Samples of p_0, validation ones, on which the best weights are kept, and how blocks are judged.
         settings: Updates, batch and rate.
         divergence: How training sees the log-determinant; see `blocks.log_det.DIVERGENCES`.
         generator: Source of rows and probes.

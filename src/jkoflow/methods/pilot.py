@@ -1,6 +1,6 @@
 r"""Pilot fits: short fits on part of the rows, by which a fit chooses before it trains a block.
 
-    chosen = argmin of the held-out NLL of a fit with few updates a block, over the choices
+    chosen = argmin of the validation NLL of a fit with few updates a block, over the choices
 
 The choices are the family's variant (for neural-ODE blocks how fine their Fourier features are) and, where
 step sizes are given, whether the closed-form Gaussian step comes first; where rounds end with a closing, a
@@ -161,7 +161,7 @@ def _part_of(state: State, job: Job) -> State:
 def _pilot_nll(
     state: State, job: Job, variant: str, updates: int, n_rows: int, out_of_time: Callable[[], bool]
 ) -> float:
-    """Held-out NLL of a short fit of so many updates a block; infinite if the time was up before its end.
+    """Validation NLL of a short fit of so many updates a block; infinite if the time was up before its end.
 
     The networks are those of a table of `n_rows`, of which the fit sees a part.
     """

@@ -1,6 +1,6 @@
 """Rounds of blocks, from the particles' finest scale to the free step, each closed in closed form.
 
-    round = blocks of growing gamma, while each lowers the held-out NLL of the flow closed after it; closing
+    round = blocks of growing gamma, while each lowers the validation NLL of the flow closed after it; closing
 
 What a closing leaves is nearly normal; a further round starts from its finest scale. Source: ours,
 docs/method.md.

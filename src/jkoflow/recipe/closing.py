@@ -100,7 +100,7 @@ class ClosingRules:
         first_components: Components that the first search begins with.
         most_members: Mixtures whose mean is tried at most.
         most_together: Components of such a mean at most: every sample and score pays for them.
-        least_gain_nats: Gain on held-out rows below which a mean of more mixtures is not taken.
+        least_gain_nats: Gain on validation rows below which a mean of more mixtures is not taken.
         background: The components for rows unlike any of those seen.
         heavy_widths: Number of those components where the tails of the table are heavy: at 20 the widest is
             of 10^12 standard deviations.

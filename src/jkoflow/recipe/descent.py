@@ -21,10 +21,10 @@ class DescentSettings:
         updates: Limit in updates; the cosine ends there.
         batch: Rows of one update.
         learning_rate: Adam's rate after warm-up.
-        checkpoints: Number of times, evenly spaced over `updates`, that the held-out value is computed.
+        checkpoints: Number of times, evenly spaced over `updates`, that the validation value is computed.
         patience: Checkpoints without improvement before stopping.
         retries: Restarts from the best weights so far, each at `retry_factor` times the rate before, when the
-            loss or the held-out value is not finite.
+            loss or the validation value is not finite.
         retry_factor: Factor of the rate in a restart.
         warm_up: Updates over which the rate grows to its full size.
         final_fraction: The rate of the last update as a share of the full one, f.

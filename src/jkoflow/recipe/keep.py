@@ -1,4 +1,4 @@
-"""What a block must gain on held-out rows to keep its place, and when a fit looks for no further one.
+"""What a block must gain on validation rows to keep its place, and when a fit looks for no further one.
 
 Source: measured on held-out rows of training tables, docs/performance.md.
 """
@@ -18,7 +18,7 @@ class KeepRules:
 
     Arguments:
         standard_errors: A block must gain more than this many standard errors of its paired gain.
-        least_gain_nats: Gain of the closed flow on held-out rows, nats a row, that a block must exceed: each
+        least_gain_nats: Gain of the closed flow on validation rows, nats a row, a block must exceed: each
             block costs time in the fit and in every sample and score.
         drops: Blocks in a row that are not worth their place, after which a round ends.
         rounds: Rounds of blocks, each from the particles' finest scale, that a fit has at most.
@@ -26,8 +26,8 @@ class KeepRules:
             several blocks were tried on the same rows, each kept for one.
         least_variance: Variance, standardised units squared, that is added in every direction to the shrunk
             covariance of a Gaussian step; a covariance with less than half of it somewhere is not used.
-        judged_numbers: Held-out rows × columns² that decisions inside a step look at; it limits the rows.
-        fewest_judged: Fewest held-out rows that they look at.
+        judged_numbers: Validation rows × columns² that decisions inside a step look at; it limits the rows.
+        fewest_judged: Fewest validation rows that they look at.
     """
 
     standard_errors: float = 1.0
@@ -40,6 +40,6 @@ class KeepRules:
     fewest_judged: int = 64
 
     def judged(self, validation: Particles) -> Particles:
-        """The first held-out rows, fewer where there are more columns, that decisions in a step look at."""
+        """The first validation rows, fewer where there are more columns, that decisions in a step look at."""
         count = max(self.fewest_judged, self.judged_numbers // validation.dim**2)
         return validation.rows(slice(0, count))

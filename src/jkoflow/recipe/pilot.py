@@ -16,7 +16,7 @@ class PilotRules:
 
     Arguments:
         rows: Most training rows that a pilot fit sees.
-        judged_rows: Most held-out rows that it is judged by.
+        judged_rows: Most validation rows that it is judged by.
         blocks: Most blocks of a pilot fit.
         updates: Updates of each of its blocks: fewest and most. Without a budget it is the most.
         budget_share: Share of the time left, once an update has been timed, for all pilot fits together.

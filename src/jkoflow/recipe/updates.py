@@ -37,11 +37,11 @@ class UpdateRules:
         end_to_end_rate: Adam's rate where all blocks descend at once.
         finish_share: Updates of the finish as a share of those of the path regression.
         fewest_finish: Fewest updates of the finish.
-        finish_checkpoints: How often the finish is judged on held-out rows.
-        checkpoints: How often the other descents are judged on held-out rows.
-        judged_pairs: Most pairs, of one held-out row and time with opposite noises, that a path regression is
+        finish_checkpoints: How often the finish is judged on validation rows.
+        checkpoints: How often the other descents are judged on validation rows.
+        judged_pairs: Most pairs, of a validation row and time with opposite noises, that a path regression is
             judged on.
-        judged_repeats: Most such pairs of one held-out row.
+        judged_repeats: Most such pairs of one validation row.
         objective_solver_steps: Runge-Kutta steps of a block that descends on the objective from the identity.
     """
 

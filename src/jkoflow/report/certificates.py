@@ -13,7 +13,7 @@ from jkoflow.certify.claim import Certificates, Claim, Kind, KLBracket, Verdict,
 
 __all__ = ["ClaimGroup", "ClaimRow", "End", "bracket_ends", "claim_groups"]
 
-_MARKS: dict[Verdict, str] = {"holds": "✓", "fails": "✗", "undecided": "?"}
+_MARKS: dict[Verdict, str] = {"holds": "✓", "fails": "✗", "undecided": "?", "told": "·"}
 _KINDS: dict[Kind, str] = {
     "theorem": "theorem's bound",
     "plug-in": "plug-in estimate",
@@ -95,7 +95,7 @@ def _folded(claims: Sequence[Claim]) -> tuple[ClaimRow, ...]:
 
 def _over_blocks(claims: Sequence[Claim]) -> ClaimRow:
     """One row for a claim about each block: the worst verdict, and the range of what was measured."""
-    verdicts: tuple[Verdict, ...] = ("fails", "undecided", "holds")
+    verdicts: tuple[Verdict, ...] = ("fails", "undecided", "holds", "told")
     worst = next(verdict for verdict in verdicts if any(claim.verdict == verdict for claim in claims))
     first = claims[0]
     return ClaimRow(

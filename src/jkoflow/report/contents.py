@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jkoflow.certify.claim import Certificates
+from jkoflow.certify.subject import Subject
 from jkoflow.errors import InputError
 
 __all__ = ["HeldOut", "ReportData"]
@@ -72,6 +73,7 @@ class ReportData:
         environment: Versions and platform.
         certificates: What is known of the model; None where it was not certified.
         uncertified: Then, in a line, why, and how to get it; "" leaves the section out.
+        subject: The run, as the next command names it.
 
     Raises:
         InputError: Shapes that do not fit together.
@@ -91,6 +93,7 @@ class ReportData:
     environment: Mapping[str, Any] = field(default_factory=dict)
     certificates: Certificates | None = None
     uncertified: str = ""
+    subject: Subject = field(default_factory=Subject)
 
     def __post_init__(self) -> None:
         dim = len(self.columns)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from jkoflow.certify import Certificates
 from jkoflow.certify.rows import model_remark
+from jkoflow.certify.subject import subject_of
 from jkoflow.data import Table
 from jkoflow.fitting import Split, encode_rows, split_of_run
 from jkoflow.model import Model, load_model
@@ -82,6 +83,7 @@ def gather_report(run: RunFolder, *, rows: int = 2000) -> tuple[ReportData, str]
         environment=_environment(run),
         certificates=certificates,
         uncertified=uncertified,
+        subject=subject_of(model, str(run.path), run),
     )
     return data, missing
 

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from jkoflow.certify.answer import MARKS, answer, scale_of
 from jkoflow.certify.claim import verdict_counts
+from jkoflow.certify.told import command_line
 from jkoflow.report.certificates import bracket_ends, claim_groups
 from jkoflow.report.contents import HeldOut, ReportData
 from jkoflow.report.drawing import GENERATED, REAL
+from jkoflow.report.glossary import GLOSSARY
 from jkoflow.report.limits import Limits
 from jkoflow.report.normality import Normality, measure_normality
 from jkoflow.report.samples import draw_chi2, draw_histograms, draw_images, draw_pairs, draw_qq
@@ -65,9 +68,8 @@ def format_setting(value: object) -> str:
 
 
 def _likelihood_cards(held_out: HeldOut) -> list[Card]:
-    cards = [
-        Card("Held-out NLL", format_fixed(held_out.nll), f"± {format_fixed(held_out.se)} · {held_out.unit}")
-    ]
+    name = "Validation NLL" if held_out.steered else "Held-out NLL"
+    cards = [Card(name, format_fixed(held_out.nll), f"± {format_fixed(held_out.se)} · {held_out.unit}")]
     if held_out.gaussian_nll is not None and held_out.gain is not None:
         better = "better than" if held_out.gain >= 0 else "worse than"
         cards += [
@@ -209,10 +211,16 @@ def _normality(data: ReportData) -> Normality | None:
 
 
 def _certificates(data: ReportData) -> dict[str, Any]:
-    """What the section on certificates shows."""
+    """What the answer at the top and the claims under it show."""
     if data.certificates is None:
         return {}
+    found = answer(data.certificates, data.subject)
     return {
+        "answer": found,
+        "mark": MARKS[found.tone],
+        "command": command_line(found),
+        "scale": scale_of(data.certificates.kl),
+        "glossary": GLOSSARY,
         "ends": bracket_ends(data.certificates.kl),
         "counts": verdict_counts(data.certificates.claims),
         "groups": claim_groups(data.certificates),

@@ -66,7 +66,7 @@ def _mark_free(axes: Axes, records: Records) -> None:
 
 
 def draw_nll(records: Records, held_out: HeldOut | None) -> str:
-    """Held-out NLL of the whole flow after each block, with the Gaussian's where there is one."""
+    """Validation NLL of the whole flow after each block, with the Gaussian's where there is one."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -96,7 +96,7 @@ def draw_nll(records: Records, held_out: HeldOut | None) -> str:
 
 
 def draw_terms(records: Records) -> str:
-    """The three loss terms of each block on held-out rows, each on its own scale."""
+    """The three loss terms of each block on validation rows, each on its own scale."""
     panels = (
         ("potential_nats", r"potential  $\mathrm{E}[V(T)]$", REAL),
         ("neg_log_det_nats", r"volume  $-\mathrm{E}[\log|\det\nabla T|]$", ACCENT),

@@ -1,4 +1,4 @@
-"""One step: what it is given, how its block is found, what held-out rows say of it, and the state after it.
+"""One step: what it is given, how its block is found, what validation rows say of it, and the state after it.
 
 Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20) and (25).
 """

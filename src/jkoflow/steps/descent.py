@@ -32,8 +32,8 @@ class Descent:
     Arguments:
         updates: Updates made.
         best_update: The update whose averaged weights were kept; 0 for the start.
-        first: Held-out value before the descent.
-        best: Held-out value of what was kept.
+        first: Validation value before the descent.
+        best: Validation value of what was kept.
         retries: Restarts that were needed.
     """
 
@@ -45,7 +45,7 @@ class Descent:
 
 
 class _DivergedError(Exception):
-    """The loss or the held-out value is no longer finite; what was good until then is kept."""
+    """The loss or the validation value is no longer finite; what was good until then is kept."""
 
     def __init__(self, kept: Descent, good: Tensor) -> None:
         super().__init__(kept.updates)
@@ -132,12 +132,12 @@ def descend(
     stop: Callable[[int], bool] = lambda update: False,
     world: World = ALONE,
 ) -> Descent:
-    """Descend in place; `module` ends with the averaged weights that were best on held-out rows.
+    """Descend in place; `module` ends with the averaged weights that were best on validation rows.
 
     Arguments:
         module: What is trained.
         loss: A fresh stochastic loss at the module's current weights.
-        evaluate: The held-out value at the module's current weights; smaller is better.
+        evaluate: The validation value at the module's current weights; smaller is better.
         settings: See `DescentSettings`.
         block: Number of the block, for messages; None for the blocks of a whole flow.
         stop: Asked at each checkpoint with the number of updates made; True ends the descent.

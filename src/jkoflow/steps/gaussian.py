@@ -2,9 +2,9 @@ r"""The free step in closed form: whitening, which is exact where the law is Gau
 
     T(x) = C^{-1/2} (x - m),    the optimal transport map from N(m, C) to N(0, I)
 
-m and C are mean and covariance of the training rows, C as it is or shrunk, whichever has the smaller held-out
-NLL. Where a flow is no better than this step alone, this step becomes the model, fitted again to training and
-held-out rows together: no choice is left that needs held-out rows.
+m and C are mean and covariance of the training rows, C as it is or shrunk, whichever gives validation rows
+the smaller NLL. Where a flow is no better than this step alone, this step becomes the model, fitted again to
+training and validation rows together: no choice is left that needs validation rows.
 
 Source: theory, the Gaussian case of eq. (25) at gamma = infinity; Ledoit & Wolf (2004), "A well-conditioned
 estimator for large-dimensional covariance matrices", for the shrinkage.
@@ -53,7 +53,7 @@ class Whitening:
 def best_whitening(
     state: State, runtime: Runtime, *, least_variance: float, background: Background | None = None
 ) -> Whitening:
-    """Whiten by the training rows, with the covariance that serves the held-out rows best.
+    """Whiten by the training rows, with the covariance that serves the validation rows best.
 
     Arguments:
         state: Where the rows are.
@@ -74,7 +74,7 @@ def whitening_of_all_rows(
     least_variance: float,
     background: Background | None = None,
 ) -> Solution:
-    """Whiten by training and held-out rows together, with the kind of covariance that was chosen before."""
+    """Whiten by training and validation rows together, with the kind of covariance that was chosen before."""
     candidates = _whitenings((state.train, state.validation), runtime, least_variance, background)
     used = covariance if covariance in candidates else "shrunk"
     rows = "training and validation rows"
@@ -95,8 +95,8 @@ def take_closed_form(
 def take_gaussian(state: State, solution: Solution, *, before: Whitening) -> tuple[State, Taken]:
     """The state after the Gaussian that was fitted on all rows.
 
-    Its NLL stays that of the Gaussian before, which the held-out rows may judge, since no row is held out any
-    more. For the same reason the record has no gain.
+    Its NLL stays that of the Gaussian before, which validation rows may judge: no row is held out any more.
+    For the same reason the record has no gain.
     """
     start = replace(state, nll=before.after.nll, judged=before.after.flow)
     after, taken = take_closed_form(start, solution, round_number=-1)

@@ -23,7 +23,7 @@ __all__ = ["descend_on_objective"]
 
 
 def descend_on_objective(block: Block, step: Step, settings: DescentSettings, divergence: str) -> Descent:
-    """Descend on the proximal objective in place; judged by the determinant on held-out rows.
+    """Descend on the proximal objective in place; judged by the determinant on validation rows.
 
     Arguments:
         block: The block, the identity or one that was started.

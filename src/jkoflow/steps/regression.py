@@ -48,7 +48,7 @@ OU_PATH = Path(ou_angle, ou_path)
 
 
 def regress(velocity: VelocityField, step: Step, settings: DescentSettings, path: Path = OU_PATH) -> Descent:
-    """Fit a block's velocity to the path of its step, in place; the best on held-out rows is kept.
+    """Fit a block's velocity to the path of its step, in place; the best on validation rows is kept.
 
     Arguments:
         velocity: The field of the block to start, untrained.

@@ -121,7 +121,7 @@ class RegressionSolver:
     path: Path = OU_PATH
 
     def __call__(self, step: Step) -> Solution:
-        """The block of `step` on its path, best on held-out rows."""
+        """The block of `step` on its path, best on validation rows."""
         start = Start(self.variant, self.n_rows)
         block, done = _regressed(self.family, step, start, self.start, self.path)
         return Solution.found(block, "warm_start", **_told(done))
@@ -149,7 +149,7 @@ class StartedSolver:
     path: Path = OU_PATH
 
     def __call__(self, step: Step) -> Solution:
-        """Find the block of `step`; the finish is kept only where it lowers the held-out value of G."""
+        """Find the block of `step`; the finish is kept only where it lowers the validation value of G."""
         start, judge = Start(self.variant), step.judge
         block, started = _regressed(self.family, step, start, self.start, self.path)
         if started.best_update == 0:  # nothing to learn at this scale: the block is still the identity
@@ -160,7 +160,7 @@ class StartedSolver:
         return self._finished(block, started, step, self.finish)
 
     def _finished(self, block: Block, started: Descent, step: Step, finish: DescentSettings) -> Solution:
-        """The block after the finish where held-out rows want it, else as it was."""
+        """The block after the finish where validation rows want it, else as it was."""
         judge = step.judge
         before, missed = value_after(block, judge), rows_not_inverted(block, judge)
         candidate = copy.deepcopy(block)
@@ -182,7 +182,7 @@ class StartedSolver:
 def _regressed(
     family: Family, step: Step, start: Start, settings: DescentSettings, path: Path
 ) -> tuple[Block, Descent]:
-    """A new block whose velocity is fitted to the path of its step, best on held-out rows."""
+    """A new block whose velocity is fitted to the path of its step, best on validation rows."""
     block = _new(family, step, start)
     assert block.velocity_field is not None
     return block, regress(block.velocity_field, step, settings, path)

@@ -1,6 +1,6 @@
 r"""The state of a fit between two steps, and what a block makes of it.
 
-    p_n = (T_n)_# p_{n-1},    held-out log q_0 = log q(T_1^n(x)) + sum_n log|det dT_n(x_{n-1})|
+    p_n = (T_n)_# p_{n-1},    validation log q_0 = log q(T_1^n(x)) + sum_n log|det dT_n(x_{n-1})|
 
 What a later decision needs is a field of the state. What is only told, as one line of `steps.jsonl` for each
 step, is the log of the step as it is stored, which nothing reads. Source: Cheng, Lu, Tan & Xie (2024), arXiv
@@ -39,13 +39,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Closing:
-    """A last step in closed form that a flow could end with, and what held-out rows say of that flow.
+    """A last step in closed form that a flow could end with, and what validation rows say of that flow.
 
     Arguments:
         block: The map that takes a mixture, or a Gaussian, to the law at the end of the flow; None for no
             step.
         n_components: K of the mixture; 1 for a Gaussian, 0 for no step.
-        log_prob: Log-density of held-out rows under the closed flow, nats, float64, shape `(n,)`.
+        log_prob: Log-density of validation rows under the closed flow, nats, float64, shape `(n,)`.
         nll: Their mean negative log-density, nats; infinite where it is no number.
         responsibilities: Share of each component in each of the first m training rows, shape `(m, K)`; None
             for K < 2, and for what `ClosingSearch.stacked` puts together.
@@ -79,15 +79,15 @@ class State:
         flow: T_n o ... o T_1.
         functional: G, which the steps descend.
         train: Samples of p_n.
-        validation: Held-out samples of p_n.
-        log_det: Accumulated log-determinant of the held-out rows, shape `(n_validation,)`, nats, float64.
-        nll: Held-out NLL of the flow, nats, standardised units.
+        validation: Validation samples of p_n.
+        log_det: Accumulated log-determinant of the validation rows, shape `(n_validation,)`, nats, float64.
+        nll: Validation NLL of the flow, nats, standardised units.
         number: Steps taken, the dropped ones included.
         moved: Step size and mean distance moved, standardised units, of each finite step in the flow.
         ratio: E|x - T_n x|^2 / E|T_n x|^2 of the last step that was kept; infinite before the first.
         dropped: Steps in a row, up to the last, whose blocks were dropped.
         closing: The best closing known of this flow; None where none was looked for.
-        judged: The flow that the held-out rows may judge, where `flow` itself was fitted on them.
+        judged: The flow that the validation rows may judge, where `flow` itself was fitted on them.
     """
 
     flow: Flow
@@ -105,17 +105,17 @@ class State:
 
     @property
     def held_out_log_prob(self) -> Tensor:
-        """log q_0 of the held-out rows under the flow so far, shape `(n_validation,)`, nats, float64."""
+        """log q_0 of the validation rows under the flow so far, shape `(n_validation,)`, nats, float64."""
         return self.log_det + self.flow.law.log_prob(self.validation.x.double())
 
     def seen_on(self, validation: Particles, train: Particles | None = None) -> State:
-        """The state with its first held-out rows alone and, where given, other training rows."""
+        """The state with its first validation rows alone and, where given, other training rows."""
         log_det = self.log_det[: len(validation)]
         train = self.train if train is None else train
         return replace(self, train=train, validation=validation, log_det=log_det)
 
     def beats(self, other: State, *, standard_errors: float) -> bool:
-        """Whether held-out rows have a larger log-density than under another flow, by more than chance."""
+        """Whether validation rows have a larger log-density than under another flow, by more than chance."""
         gain = self.held_out_log_prob - other.held_out_log_prob
         return is_significant(self.validation, gain, standard_errors=standard_errors)
 
@@ -133,10 +133,10 @@ def initial_state(functional: Functional, train: Particles, validation: Particle
 
 
 def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
-    """The state after `block`, and its held-out loss terms, transport and NLL, as a record has them.
+    """The state after `block`, and its validation loss terms, transport and NLL, as a record has them.
 
-    Training rows are pushed when they are asked for: a block that is only judged costs the held-out rows. The
-    step-doubling error is that of the first `PUSH_ROWS` held-out rows, which are in random order.
+    Training rows are pushed when they are asked for: a block that is only judged costs validation rows. The
+    step-doubling error is that of the first `PUSH_ROWS` validation rows, which are in random order.
     """
     before = state.validation
     some = before.rows(slice(0, PUSH_ROWS))
@@ -208,7 +208,7 @@ def take(
 
 
 def improves(standard_errors: float) -> Keep:
-    """Keeps a block where the held-out NLL falls by more than so many paired standard errors."""
+    """Keeps a block where the validation NLL falls by more than so many paired standard errors."""
     return lambda before, after: after if after.beats(before, standard_errors=standard_errors) else None
 
 

@@ -36,7 +36,7 @@ class Step:
         number: n, from 1; 0 for what is found outside of the fold.
         gamma: gamma_n; infinite for a free step.
         train: Samples of p_{n-1}.
-        validation: Held-out samples of p_{n-1}.
+        validation: Validation samples of p_{n-1}.
         functional: G.
         runtime: Device, dtype, seed.
         stop: See `Stop`.
@@ -65,7 +65,7 @@ class Step:
 
     @cached_property
     def judge(self) -> Judge:
-        """What decides on solver steps: the held-out rows that are looked at, and the value of G there."""
+        """What decides on solver steps: the validation rows that are looked at, and the value of G there."""
         law, recipe = self.functional.law, self.recipe
 
         def value(rows: Particles, image: Tensor, log_det: Tensor) -> Tensor:

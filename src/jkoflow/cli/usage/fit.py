@@ -25,7 +25,7 @@ examples:
 what appears in RUN:
   model/             the model: config.json, schema.json, model.safetensors, README.md
   run.json           settings, seed, the table's path and SHA-256, results; never the rows
-  steps.jsonl        one line for each decision and each block: step size, loss terms, held-out NLL, transport
+  steps.jsonl        a line for each decision and each block: step size, loss terms, validation NLL, transport
   checkpoints/       what --resume goes on from
   environment.json   versions
 

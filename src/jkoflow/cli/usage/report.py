@@ -7,7 +7,7 @@ import argparse
 __all__ = ["DESCRIPTION", "EPILOG", "add_options"]
 
 DESCRIPTION = """\
-Write one HTML page about the finished run in RUN: samples beside real rows, loss terms and held-out NLL of
+Write one HTML page about the finished run in RUN: samples beside real rows, loss terms and validation NLL of
 each block, transport, and how normal the noise is that held-out rows are pushed to.
 
 The table is read again, where run.json says it is. If it is gone or has changed, the page is made without
