@@ -23,6 +23,7 @@ from jkoflow.config import Settings
 from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
 from jkoflow.errors import InputError
 from jkoflow.fitting import fit_table
+from jkoflow.global_state import default_state
 from jkoflow.model import Model, load_model, save_model
 from jkoflow.runs import RunFolder
 
@@ -102,6 +103,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         self.random_state = random_state
         self.verbose = verbose
 
+    @default_state()
     def fit(
         self,
         X: Any,
@@ -153,6 +155,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         self._seen = seen_hashes(table, conditions, fitted.split)
         return self._set_model(fitted.model)
 
+    @default_state()
     def sample(
         self, n_samples: int = 1, *, context: Any = None, random_state: Any = None
     ) -> Reals | pd.DataFrame:
@@ -174,6 +177,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         rows, self.inversion_error_ = self.model_.sample(n_samples, seed=seed, context=conditions)
         return self.model_.schema.to_user(rows)
 
+    @default_state()
     def score_samples(self, X: Any, *, context: Any = None) -> Reals:
         """Log-density of each row, shape `(n_samples,)`, nats, in the units of the data; deterministic.
 
@@ -186,6 +190,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         """The same as `score_samples`."""
         return self.score_samples(X, context=context)
 
+    @default_state()
     def score(self, X: Any, y: object = None, *, context: Any = None, sample_weight: Any = None) -> float:
         """Mean log-density of a row, by the rows' weights where given, nats, in the units of the data."""
         del y
@@ -194,11 +199,13 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         nats = self.model_.log_prob(rows, _table_of(context))
         return float(np.average(nats, weights=checked_weight(sample_weight, rows)))
 
+    @default_state()
     def transform(self, X: Any, *, context: Any = None) -> Reals:
         """Latent rows `(n_samples, n_features)`: independent standard normals where the model is right."""
         check_is_fitted(self)
         return self.model_.transform(self._rows(X), _table_of(context))
 
+    @default_state()
     def inverse_transform(self, X: Any, *, context: Any = None) -> Reals | pd.DataFrame:
         """Rows in data units of latent rows `(n_samples, n_features)`."""
         check_is_fitted(self)
@@ -208,6 +215,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         rows = self.model_.inverse_transform(latent.values, _table_of(context))
         return self.model_.schema.to_user(rows)
 
+    @default_state()
     def certify(self, X: Any = None, *, context: Any = None, sample_weight: Any = None) -> Certificates:
         """How far the model is from the data, and how one knows.
 
@@ -240,12 +248,14 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             evidence = evidence_without(self.model_, why)
         return certify(evidence)
 
+    @default_state()
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model folder `path`: safetensors and JSON, no pickle."""
         check_is_fitted(self)
         save_model(self.model_, path, overwrite=overwrite)
 
     @classmethod
+    @default_state()
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """An estimator from a model folder or a run folder."""
         model = load_model(path)

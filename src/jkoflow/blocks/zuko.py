@@ -10,10 +10,12 @@ Durkan et al. (2019), arXiv 1906.04032; masked autoregressive flows, Papamakario
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ from jkoflow.errors import InputError
 from jkoflow.particles import Particles
 
 __all__ = ["ZukoBlock", "ZukoFamily"]
+
+_DRAWING = threading.Lock()
 
 
 def _flows() -> ModuleType:
@@ -64,6 +68,11 @@ class ZukoBlock(Block):
         except TypeError as mismatch:
             raise InputError(f"block 'zuko': options of {transform}: {mismatch}") from None
         self.context_dim, self.transform, self.options = context_dim, transform, dict(options)
+
+    @classmethod
+    def from_config(cls, settings: dict[str, Any]) -> Self:
+        with _weights_drawn_by(0):
+            return cls(**settings)
 
     def to_config(self) -> dict[str, Any]:
         """Plain settings; the hyper-networks' numbers are in the state."""
@@ -133,9 +142,7 @@ class ZukoFamily(Family):
         self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator
     ) -> ZukoBlock:
         del start
-        seed = int(torch.randint(2**31, (1,), generator=generator))
-        with torch.random.fork_rng(devices=[]):  # zuko draws its weights from torch's global source
-            torch.manual_seed(seed)
+        with _weights_drawn_by(int(torch.randint(2**31, (1,), generator=generator))):
             block = ZukoBlock(
                 dim=rows.dim,
                 context_dim=rows.context_dim,
@@ -146,6 +153,14 @@ class ZukoFamily(Family):
         _end_at_zero(block)
         like = rows.rows(slice(0, 0)).x
         return block.to(device=like.device, dtype=like.dtype)
+
+
+@contextmanager
+def _weights_drawn_by(seed: int) -> Iterator[None]:
+    """zuko draws its weights from torch's global generator: seed it, and put it back; one fit at a time."""
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @torch.no_grad()

@@ -115,7 +115,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb: what it returns is the exit status, 0 where it returns nothing."""
-    return int(import_module(f"jkoflow.cli.{name}").run(options) or 0)
+    verb = import_module(f"jkoflow.cli.{name}")
+    from jkoflow.global_state import default_state  # not at the top: --help need not wait for torch
+
+    with default_state():
+        return int(verb.run(options) or 0)
 
 
 def _without_verb(options: argparse.Namespace) -> NoReturn:

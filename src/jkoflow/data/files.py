@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from jkoflow.errors import InputError
+from jkoflow.global_state import warning_filters
 from jkoflow.storage import shown, staged_file, validate_new_output
 from jkoflow.storage.scratch import empty_array, is_large
 
@@ -133,7 +134,7 @@ def _read_text(path: Path) -> RawTable:
     headed = _has_header(path, fields)
     if headed:
         _check_header(path, fields)
-    with warnings.catch_warnings():
+    with warning_filters():
         # pandas drops the surplus of rows that are longer than the header, and only warns
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:

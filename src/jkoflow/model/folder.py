@@ -19,6 +19,7 @@ from jkoflow.config import Settings
 from jkoflow.data import Schema
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError
 from jkoflow.flow import Flow
+from jkoflow.global_state import default_state
 from jkoflow.laws import law_named
 from jkoflow.model.model import Model
 from jkoflow.runtime import resolve_device, resolve_dtype
@@ -36,6 +37,7 @@ from jkoflow.storage.tensors import read_safetensors, write_safetensors
 __all__ = ["load_model", "save_model"]
 
 
+@default_state()
 def save_model(model: Model, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write the model folder, whole or not at all.
 
@@ -64,6 +66,7 @@ def save_model(model: Model, folder: str | os.PathLike[str], *, overwrite: bool 
         write_bytes_atomic(staged / "README.md", _card(model).encode())
 
 
+@default_state()
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Read a model folder, or the model of a run folder.
 

@@ -13,6 +13,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jkoflow.global_state import warning_filters
+
 __all__ = ["ACCENT", "FAINT", "GENERATED", "INK", "MUTED", "REAL", "as_data_uri", "plain_text", "tidy"]
 
 INK, MUTED, FAINT = "#1f2733", "#6b7686", "#d9dee6"
@@ -51,7 +53,7 @@ def _style() -> dict[Any, Any]:
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    with mpl.rc_context(_style()), warnings.catch_warnings():
+    with mpl.rc_context(_style()), warning_filters():
         # A column name may be in a script that matplotlib's own font lacks; a box in its place is no failure.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
