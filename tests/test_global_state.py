@@ -105,6 +105,7 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "JKOFlow.certify": lambda g: g.flow.certify().to_json(),
     "JKOFlow.fit": fitted_again,
     "JKOFlow.fit_transform": lambda g: JKOFlow(**OPTIONS).fit_transform(rows()),
+    "JKOFlow.get_feature_names_out": lambda g: g.flow.get_feature_names_out().tolist(),
     "JKOFlow.get_params": lambda g: g.flow.get_params(),
     "JKOFlow.inverse_transform": lambda g: g.flow.inverse_transform(rows()),
     "JKOFlow.load": lambda g: weights(JKOFlow.load(g.folder / "model").model_),

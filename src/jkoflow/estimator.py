@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -35,7 +35,7 @@ __all__ = ["JKOFlow"]
 Reals = npt.NDArray[np.float64]
 
 
-class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class JKOFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A normalizing flow trained block by block, each block one proximal step of KL(. | N(0, I)).
 
     Arguments:
@@ -148,6 +148,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
                 run=folder,
                 progress=self._report,
             )
+        self._forget()
         self.results_, self.steps_, rows = fitted.results, fitted.steps, fitted.split.holdout
         given = None if conditions is None else conditions.take(rows)
         counts = None if weight is None else weight[rows]
@@ -262,6 +263,16 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         options = model.settings.to_dict()
         options["random_state"] = options.pop("seed")
         return cls(**options)._set_model(model)
+
+    def _forget(self) -> None:
+        """Take off what an earlier fit, or a use of it, has put on."""
+        for name in [name for name in vars(self) if name.endswith("_") or name in ("_holdout", "_seen")]:
+            delattr(self, name)
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many names `get_feature_names_out` makes: latent columns are jkoflow0, jkoflow1, ..."""
+        return self.n_features_in_
 
     def _set_model(self, model: Model) -> Self:
         self.model_ = model
