@@ -24,6 +24,7 @@ MAX_READING_FILES, MAX_READING_LINES = 8, 900
 
 ORDER = (
     "errors",
+    "counts",
     "global_state",
     "config",
     "storage",

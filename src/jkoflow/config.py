@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 
 __all__ = ["ADDED", "CHOICES", "RETIRED", "Settings"]
@@ -77,10 +78,8 @@ class Settings:
                 raise InputError(
                     f"{name}: expected a name, or a table with kind, got {getattr(self, name)!r}"
                 )
-        if not _is_integer(self.max_blocks) or self.max_blocks < 1:
-            raise InputError(f"max_blocks: expected a whole number >= 1, got {self.max_blocks!r}")
-        if not _is_integer(self.seed):
-            raise InputError(f"seed: expected a whole number, got {self.seed!r}")
+        for name, least in (("max_blocks", 1), ("seed", None)):  # of Python, so that JSON can hold them
+            object.__setattr__(self, name, checked_count(getattr(self, name), name, least=least))
         for name in ("validation_fraction", "holdout_fraction"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:
@@ -140,10 +139,6 @@ class Settings:
     def with_options(self, **options: Any) -> Settings:
         """The same settings but for `options`."""
         return replace(self, **options)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from jkoflow.certify import Certificates, certify
 from jkoflow.certify.rows import Hashes, evidence_from, evidence_without, seen_hashes
 from jkoflow.config import Settings
+from jkoflow.counts import checked_count
 from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
 from jkoflow.errors import InputError
 from jkoflow.fitting import fit_table
@@ -321,8 +322,8 @@ def _table_of(context: Any) -> Table | None:
 
 
 def _seed(random_state: Any, *, most: int = 2**31 - 1) -> int:
-    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
-        return int(random_state)
     if random_state is None:
         return int(np.random.default_rng().integers(most))
-    return int(check_random_state(random_state).randint(most))
+    if random_state is np.random or isinstance(random_state, np.random.RandomState):
+        return int(check_random_state(random_state).randint(most))
+    return checked_count(random_state, "random_state", least=None)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
 
@@ -197,8 +198,7 @@ def _check_rules(given: dict[str, Any]) -> None:
     ratio, rounds, free_last = given["stop_ratio"], given.get("rounds", 1), given["free_last"]
     if ratio is not None and not (isinstance(ratio, (int, float)) and ratio > 0):
         raise InputError(f"gamma: expected stop_ratio > 0 or None, got {ratio!r}")
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise InputError(f"gamma: expected rounds to be a whole number >= 1, got {rounds!r}")
+    checked_count(rounds, "gamma: rounds")
     if not isinstance(free_last, bool):
         raise InputError(f"gamma: expected free_last to be true or false, got {free_last!r}")
 

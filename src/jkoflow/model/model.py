@@ -21,7 +21,7 @@ from jkoflow.data import Schema, Table
 from jkoflow.errors import InputError
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob
-from jkoflow.flow.sampling import sample
+from jkoflow.flow.sampling import checked_sample_size, sample
 from jkoflow.global_state import default_state
 from jkoflow.particles import empty_rows
 from jkoflow.runtime import resolve_device, resolve_dtype
@@ -66,7 +66,12 @@ class Model:
 
     @default_state()
     def sample(self, n_rows: int, *, seed: int, context: Table | None = None) -> tuple[Reals, Reals]:
-        """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units."""
+        """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units.
+
+        Raises:
+            InputError: As `sample` of `flow`, or a context that does not fit.
+        """
+        n_rows = checked_sample_size(n_rows, self.flow.dim, self.like.dtype)
         drawn = sample(
             self.flow, n_rows, seed=seed, context=self.encode_context(context, n_rows), like=self.like
         )
