@@ -53,7 +53,7 @@ exit status:
   0 done      1 a claim fails, under certify --strict
   2 wrong usage or input      3 numerical failure
   4 a run folder or file that is missing, damaged, locked or already there; a full disk
-  130 interrupted
+  130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP; a fit goes on with --resume
   An error is one line on stderr; --debug adds the traceback.
 """
 

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
             given = model.context_schema.names
             table, context = table.drop(given), table.select(given)
         log_prob = model.log_prob(model.schema.check(table), context)
-    write_table(options.output, log_prob, ["log_prob"], overwrite=options.overwrite)
+        write_table(options.output, log_prob, ["log_prob"], overwrite=options.overwrite)
     infinite = int(np.count_nonzero(~np.isfinite(log_prob)))
     if infinite:
         tell(

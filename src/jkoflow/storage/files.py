@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError
+from jkoflow.storage.leftovers import remove_leftovers, temporary_name
 
 __all__ = [
     "O_BINARY",
     "RESTORE",
-    "TEMPORARY_PREFIX",
     "already_there",
     "read_bytes",
     "read_error",
@@ -28,16 +27,12 @@ __all__ = [
     "staged_file",
     "sync_file",
     "sync_folder",
-    "temporary_name",
     "validate_new_output",
     "write_all",
     "write_bytes_atomic",
     "write_error",
     "writing",
 ]
-
-TEMPORARY_PREFIX = ".jkoflow-tmp-"
-"""First letters of the name of a file or folder that is not whole yet; a kill may leave one behind."""
 
 RESTORE = "restore it from a copy, or create it again"
 """The remedy for a file that cannot be used, where the caller knows no better one."""
@@ -131,7 +126,8 @@ def staged_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
     """Yield a name beside `path`, of the same suffix, to write to; when the block ends the file is at `path`.
 
     If the block raises, `path` is as it was and the temporary file is gone. An existing file passes its
-    permissions on; with `overwrite=False` one that appeared in the meantime is left alone too.
+    permissions on; with `overwrite=False` one that appeared in the meantime is left alone too. What killed
+    processes left half-written in the folder is deleted.
 
     Raises:
         InputError: As `validate_new_output`.
@@ -139,6 +135,7 @@ def staged_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
             nothing but write: no space left on device, permission denied.
     """
     target = validate_new_output(path, overwrite=overwrite)
+    remove_leftovers(target.parent)
     staged = temporary_name(target)
     try:
         with writing(path):
@@ -205,11 +202,6 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def temporary_name(target: Path) -> Path:
-    """Return a new name beside `target`, of the same suffix, for what is not whole yet."""
-    return target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:32]}")
 
 
 def _publish_new(staged: Path, target: Path) -> None:
