@@ -22,12 +22,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import nn
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 __all__ = ["default_state", "one_blas_thread", "one_thread", "unset_linear", "warning_filters"]
 
@@ -207,6 +209,8 @@ def _limited_blas() -> Iterator[None]:
 @functools.cache
 def _libraries() -> ThreadpoolController:
     """The libraries that have threads of their own; looking for them takes a few hundredths of a second."""
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
 
 

@@ -159,7 +159,7 @@ class ZukoFamily(Family):
 def _weights_drawn_by(seed: int) -> Iterator[None]:
     """zuko draws its weights from torch's global generator: seed it, and put it back; one fit at a time."""
     with _DRAWING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of devices too
         yield
 
 
