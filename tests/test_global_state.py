@@ -188,6 +188,16 @@ def default_device(name: str) -> Iterator[None]:
 
 
 @contextmanager
+def product_precision(name: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
 def warnings_as_errors() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -213,6 +223,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "device": lambda: torch.device("meta"),
     "set_default_device": lambda: default_device("meta"),
     "autocast": lambda: torch.autocast("cpu"),
+    "precision": lambda: product_precision("medium"),
     "numpy errors": lambda: np.errstate(all="raise"),
     "warnings": warnings_as_errors,
     "threads": lambda: threads(2),
@@ -246,6 +257,7 @@ def snapshot() -> dict[str, Any]:
         "dtype": torch.get_default_dtype(),
         "device": torch.get_default_device(),
         "autocast": torch.is_autocast_enabled("cpu"),
+        "precision": torch.get_float32_matmul_precision(),
         "NumPy's errors": np.geterr(),
         "warnings": list(warnings.filters),
     }
@@ -498,6 +510,18 @@ def test_default_state_is_that_of_a_fresh_process() -> None:
 def test_errors_that_numpy_was_told_to_ignore_stay_ignored() -> None:
     with np.errstate(all="ignore"), default_state():
         assert set(np.geterr().values()) == {"ignore"}
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="older torch has one function")
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
+def test_precision_of_one_kind_of_device_is_given_back(precision: str) -> None:
+    products = torch.backends.mkldnn.matmul
+    with product_precision("highest"):
+        products.fp32_precision = precision
+        with default_state():
+            assert products.fp32_precision == "ieee"
+        assert products.fp32_precision == precision
+        products.fp32_precision = "ieee"
 
 
 def test_layer_that_is_yet_to_be_set_draws_nothing() -> None:

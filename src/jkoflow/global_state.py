@@ -6,9 +6,9 @@
     warning_filters:  `warnings.catch_warnings` that several threads may enter at once
 
 Some of this belongs to a thread (gradients, inference mode, autocast, the default device, NumPy's errors) and
-is simply entered and left. The default dtype, the number of threads and the filters of warnings belong to the
-process: where calls of several threads overlap, each putting back what it found would leave for ever what one
-of them had set, so the first to come notes what the last to go gives back.
+is simply entered and left. The default dtype, the precision of products, numbers of threads and filters of
+warnings belong to the process: where calls of several threads overlap, each putting back what it found would
+leave for ever what one of them had set, so the first to come notes what the last to go gives back.
 
 torch's global generator is not here. Nothing in this library draws from it (see `unset_linear`); putting it
 back at the end of a fit would hand the numbers that another thread drew meanwhile out a second time.
@@ -39,7 +39,8 @@ def default_state() -> Iterator[None]:
     """Compute as torch and NumPy do where nobody has changed their state, then go back to the caller's.
 
     The doors of the library are decorated with it, so that results do not depend on `torch.no_grad`,
-    `inference_mode`, `set_default_dtype`, `set_default_device`, `autocast` or `numpy.seterr` around them.
+    `inference_mode`, `autocast`, `set_default_dtype`, `set_default_device`, `set_float32_matmul_precision` or
+    `numpy.seterr` around them.
     """
     with ExitStack() as left_at_the_end:
         enter = left_at_the_end.enter_context
@@ -54,7 +55,8 @@ def default_state() -> Iterator[None]:
             enter(torch.device("cpu"))
         if not {"ignore", "warn"}.issuperset(np.geterr().values()):  # those that raise, print or call
             enter(np.errstate(all="warn", under="ignore"))
-        enter(_DEFAULT_DTYPE.held())
+        enter(_DTYPE.held())
+        enter(_PRECISION.held())  # products in bfloat16 or TF32 miss the round trip, and the density with it
         yield
 
 
@@ -99,28 +101,36 @@ def unset_linear(n_in: int, n_out: int) -> nn.Linear:
     return layer
 
 
-class _DefaultDtype:
-    """float32 as the default dtype of the process, as long as anybody is inside."""
+class _OneValue:
+    """One value of a variable of the process, as long as anybody is inside.
 
-    def __init__(self) -> None:
+    Arguments:
+        get: Reads the variable.
+        put: Sets it.
+        value: What it is to be.
+    """
+
+    def __init__(self, get: Callable[[], Any], put: Callable[[Any], Any], value: Any) -> None:
+        self._get, self._put, self._value = get, put, value
         self._lock, self._inside = threading.Lock(), 0
-        self._found: torch.dtype | None = None
+        self._found = value
 
     @contextmanager
     def held(self) -> Iterator[None]:
         with self._lock:
             self._inside += 1
-            if torch.get_default_dtype() is not torch.float32:
-                self._found = torch.get_default_dtype()
-                torch.set_default_dtype(torch.float32)
+            found = self._get()
+            if found != self._value:
+                self._found = found
+                self._put(self._value)
         try:
             yield
         finally:
             with self._lock:
                 self._inside -= 1
-                if self._found is not None and not self._inside:
-                    torch.set_default_dtype(self._found)
-                    self._found = None
+                if self._found != self._value and not self._inside:
+                    self._put(self._found)
+                    self._found = self._value
 
 
 class _OneThread:
@@ -186,6 +196,28 @@ class _Counted:
                     self._entered.__exit__(None, None, None)
 
 
+_BACKENDS: Any = [getattr(part, "matmul", None) for part in (torch.backends.cuda, torch.backends.mkldnn)]
+"""Where the precision of float32 products is told for each kind of device; None in older versions of torch."""
+if not all(hasattr(backend, "fp32_precision") for backend in _BACKENDS):
+    _BACKENDS = None
+
+
+def _precision() -> str | tuple[str, ...]:
+    """How products of float32 matrices are rounded; torch's older function fails where the newer was used."""
+    if _BACKENDS is None:
+        return torch.get_float32_matmul_precision()
+    # "none" is what nobody has set
+    return tuple("ieee" if told == "none" else told for told in (b.fp32_precision for b in _BACKENDS))
+
+
+def _set_precision(told: str | tuple[str, ...]) -> None:
+    if isinstance(told, str):
+        torch.set_float32_matmul_precision(told)
+        return
+    for backend, one in zip(_BACKENDS, told, strict=True):
+        backend.fp32_precision = one
+
+
 def _in_a_new_thread(work: Callable[[], Any]) -> Any:
     """What `work` returns in a thread that has no numbers of its own yet."""
     found: list[Any] = []
@@ -214,5 +246,7 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-_DEFAULT_DTYPE, _ONE_THREAD = _DefaultDtype(), _OneThread()
+_DTYPE = _OneValue(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
+_PRECISION = _OneValue(_precision, _set_precision, "highest" if _BACKENDS is None else ("ieee", "ieee"))
+_ONE_THREAD = _OneThread()
 _FILTERS, _ONE_BLAS_THREAD = _Counted(warnings.catch_warnings), _Counted(_limited_blas)
