@@ -197,7 +197,7 @@ class _Counted:
 
 
 _BACKENDS: Any = [getattr(part, "matmul", None) for part in (torch.backends.cuda, torch.backends.mkldnn)]
-"""Where the precision of float32 products is told for each kind of device; None in older versions of torch."""
+"""Where the precision of float32 products is told, by kind of device; None in older versions of torch."""
 if not all(hasattr(backend, "fp32_precision") for backend in _BACKENDS):
     _BACKENDS = None
 
