@@ -30,7 +30,7 @@ from sabotages import SABOTAGES, Sabotage, Subject
 
 import jkoflow
 from jkoflow.certify import Claim, Evidence, certify, integrity, kl
-from jkoflow.runtime import one_thread
+from jkoflow.global_state import one_thread
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))

@@ -14,6 +14,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted
 
@@ -121,6 +123,8 @@ def test_checks_of_scikit_learn(estimator: JKOFlow, check: Any) -> None:
         lambda model: model.transform(rows()),
         lambda model: model.inverse_transform(rows()),
         lambda model: model.save("nowhere"),
+        lambda model: model.certify(),
+        lambda model: model.get_feature_names_out(),
     ],
 )
 def test_use_before_fit_is_refused(use: Any) -> None:
@@ -453,3 +457,42 @@ def test_certify_counts_rows_that_the_fit_looked_at(tmp_path: Path) -> None:
     assert "is not known" in repeats(loaded, given)[0]
     assert repeats(loaded)[0].startswith("no held-out rows")
     assert vars(model)["_seen"].nbytes <= 8 * ROWS
+
+
+# ── fitted again, and in a pipeline ──
+
+
+def test_second_fit_keeps_nothing_of_the_first(fitted: JKOFlow) -> None:
+    array = rows(seed=3)
+    fresh = quick().fit(array)
+    again = quick(holdout_fraction=0.2).fit(pd.DataFrame(rows(), columns=["a", "b"]))
+    again.sample(3, random_state=0)
+    again.left_by_a_subclass_ = 1
+    again.set_params(holdout_fraction=0.0).fit(array)
+    assert set(vars(again)) == set(vars(fresh))
+    assert not hasattr(again, "feature_names_in_")
+    assert not hasattr(again, "inversion_error_")
+    assert again.certify().notes == fresh.certify().notes
+    again.fit(pd.DataFrame(rows(), columns=["a", "b"]))
+    assert list(again.feature_names_in_) == list(fitted.feature_names_in_)
+
+
+def test_fit_that_fails_leaves_the_first(fitted: JKOFlow) -> None:
+    model = quick().fit(pd.DataFrame(rows(), columns=["a", "b"]))
+    before = vars(model).copy()
+    with pytest.raises(InputError):
+        model.fit(np.full((20, 2), np.nan))
+    assert vars(model) == before
+
+
+@pytest.mark.parametrize("output", ["default", "pandas"])
+def test_pipeline_gives_the_table_that_was_asked_for(output: str) -> None:
+    frame = pd.DataFrame(rows(), columns=["a", "b"], index=range(100, 100 + ROWS))
+    pipeline = make_pipeline(StandardScaler(), quick()).set_output(transform=output)
+    latent = pipeline.fit(frame).transform(frame)
+    plain = make_pipeline(StandardScaler(), quick()).fit(frame).transform(frame)
+    assert_allclose(np.asarray(latent), plain, atol=1e-12)
+    assert list(pipeline.get_feature_names_out()) == ["jkoflow0", "jkoflow1"]
+    if output == "pandas":
+        assert list(latent.columns) == ["jkoflow0", "jkoflow1"]
+        assert latent.index.equals(frame.index)

@@ -24,6 +24,8 @@ MAX_READING_FILES, MAX_READING_LINES = 8, 900
 
 ORDER = (
     "errors",
+    "counts",
+    "global_state",
     "storage",
     "config",
     "runtime",

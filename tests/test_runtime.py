@@ -12,7 +12,6 @@ from jkoflow.runtime import (
     BASE_NOISE_ROWS,
     Runtime,
     base_noise,
-    one_thread,
     resolve_device,
     resolve_dtype,
     seed_stream,
@@ -89,15 +88,3 @@ def test_missing_cuda_is_refused_with_the_remedy() -> None:
 def test_unknown_dtype_is_refused() -> None:
     with pytest.raises(InputError, match=r"dtype: expected one of \['float32', 'float64'\], got 'float16'"):
         resolve_dtype("float16")
-
-
-def test_one_thread_for_the_time_of_a_fit_whatever_happens() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(KeyboardInterrupt), one_thread():
-            assert torch.get_num_threads() == 1
-            raise KeyboardInterrupt
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -19,9 +19,10 @@ from jkoflow.blocks.log_det import push_with_log_det_by
 from jkoflow.blocks.ode.family import NeuralODEFamily
 from jkoflow.blocks.ode.velocity.perceptron import product
 from jkoflow.functionals import KL
+from jkoflow.global_state import one_thread
 from jkoflow.laws import StandardNormal
 from jkoflow.recipe import DescentSettings, Recipe
-from jkoflow.runtime import Runtime, one_thread
+from jkoflow.runtime import Runtime
 from jkoflow.steps import Step
 from jkoflow.steps.proximal import descend_on_objective
 from jkoflow.steps.regression import regress

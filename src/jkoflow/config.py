@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 from jkoflow.storage import open_regular, shown
-from jkoflow.storage.entries import brief, is_whole
+from jkoflow.storage.entries import brief
 
 __all__ = ["ADDED", "CHOICES", "RETIRED", "Settings"]
 
@@ -87,13 +88,10 @@ class Settings:
                 raise InputError(
                     f"{name}: expected a name, or a table with kind, got {brief(getattr(self, name))}"
                 )
-        if not is_whole(self.max_blocks) or not 1 <= self.max_blocks <= self.most_blocks:
-            raise InputError(
-                f"max_blocks: expected a whole number from 1 to {self.most_blocks:,}, got"
-                f" {brief(self.max_blocks)}"
-            )
-        if not is_whole(self.seed):
-            raise InputError(f"seed: expected a whole number, got {brief(self.seed)}")
+        limits = (("max_blocks", 1, self.most_blocks), ("seed", None, None))
+        for name, least, most in limits:  # whole numbers of Python, so that JSON can hold them
+            count = checked_count(getattr(self, name), name, least=least, most=most)
+            object.__setattr__(self, name, count)
         for name in ("validation_fraction", "holdout_fraction"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:

@@ -9,9 +9,10 @@ JKOFlowError
 
 from __future__ import annotations
 
+import reprlib
 from typing import ClassVar
 
-__all__ = ["InputError", "JKOFlowError", "NumericalError", "RunFolderError"]
+__all__ = ["InputError", "JKOFlowError", "NumericalError", "RunFolderError", "brief"]
 
 
 class JKOFlowError(Exception):
@@ -61,3 +62,12 @@ class RunFolderError(JKOFlowError, OSError):
     """A run folder or model file that cannot be used as asked; what is on the disk stays as it was."""
 
     exit_status = 4
+
+
+def brief(value: object, *, most: int = 60) -> str:
+    """A value as a message shows it: at most so many characters, whatever it is."""
+    try:
+        text = repr(value) if isinstance(value, str) else reprlib.repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, a list of lists of lists
+        text = type(value).__name__
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,9 +21,11 @@ from jkoflow.certify import Certificates, certify
 from jkoflow.certify.rows import Hashes, evidence_from, evidence_without, seen_hashes
 from jkoflow.certify.same_law import recorded_of
 from jkoflow.config import Settings
+from jkoflow.counts import checked_count
 from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
 from jkoflow.errors import InputError
 from jkoflow.fitting import fit_table
+from jkoflow.global_state import default_state
 from jkoflow.model import Model, load_model, save_model
 from jkoflow.runs import RunFolder
 
@@ -35,7 +37,7 @@ __all__ = ["JKOFlow"]
 Reals = npt.NDArray[np.float64]
 
 
-class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class JKOFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A normalizing flow trained block by block, each block one proximal step of KL(. | N(0, I)).
 
     Arguments:
@@ -103,6 +105,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         self.random_state = random_state
         self.verbose = verbose
 
+    @default_state()
     def fit(
         self,
         X: Any,
@@ -147,6 +150,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
                 run=folder,
                 progress=self._report,
             )
+        self._forget()
         self.results_, self.steps_, rows = fitted.results, fitted.steps, fitted.split.holdout
         given = None if conditions is None else conditions.take(rows)
         counts = None if weight is None else weight[rows]
@@ -154,6 +158,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         self._seen = seen_hashes(table, conditions, fitted.split)
         return self._set_model(fitted.model)
 
+    @default_state()
     def sample(
         self, n_samples: int = 1, *, context: Any = None, random_state: Any = None
     ) -> Reals | pd.DataFrame:
@@ -175,6 +180,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         rows, self.inversion_error_ = self.model_.sample(n_samples, seed=seed, context=conditions)
         return self.model_.schema.to_user(rows)
 
+    @default_state()
     def score_samples(self, X: Any, *, context: Any = None) -> Reals:
         """Log-density of each row, shape `(n_samples,)`, nats, in the units of the data; deterministic.
 
@@ -187,6 +193,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         """The same as `score_samples`."""
         return self.score_samples(X, context=context)
 
+    @default_state()
     def score(self, X: Any, y: object = None, *, context: Any = None, sample_weight: Any = None) -> float:
         """Mean log-density of a row, by the rows' weights where given, nats, in the units of the data."""
         del y
@@ -195,11 +202,13 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         nats = self.model_.log_prob(rows, _table_of(context))
         return float(np.average(nats, weights=checked_weight(sample_weight, rows)))
 
+    @default_state()
     def transform(self, X: Any, *, context: Any = None) -> Reals:
         """Latent rows `(n_samples, n_features)`: independent standard normals where the model is right."""
         check_is_fitted(self)
         return self.model_.transform(self._rows(X), _table_of(context))
 
+    @default_state()
     def inverse_transform(self, X: Any, *, context: Any = None) -> Reals | pd.DataFrame:
         """Rows in data units of latent rows `(n_samples, n_features)`."""
         check_is_fitted(self)
@@ -209,6 +218,7 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
         rows = self.model_.inverse_transform(latent.values, _table_of(context))
         return self.model_.schema.to_user(rows)
 
+    @default_state()
     def certify(self, X: Any = None, *, context: Any = None, sample_weight: Any = None) -> Certificates:
         """How far the model is from the data, and how one knows.
 
@@ -242,18 +252,30 @@ class JKOFlow(TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[mi
             evidence = evidence_without(self.model_, why)
         return certify(evidence)
 
+    @default_state()
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model folder `path`: safetensors and JSON, no pickle."""
         check_is_fitted(self)
         save_model(self.model_, path, overwrite=overwrite)
 
     @classmethod
+    @default_state()
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """An estimator from a model folder or a run folder."""
         model = load_model(path)
         options = model.settings.to_dict()
         options["random_state"] = options.pop("seed")
         return cls(**options)._set_model(model)
+
+    def _forget(self) -> None:
+        """Take off what an earlier fit, or a use of it, has put on."""
+        for name in [name for name in vars(self) if name.endswith("_") or name in ("_holdout", "_seen")]:
+            delattr(self, name)
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many names `get_feature_names_out` makes: latent columns are jkoflow0, jkoflow1, ..."""
+        return self.n_features_in_
 
     def _set_model(self, model: Model) -> Self:
         self.model_ = model
@@ -302,8 +324,8 @@ def _table_of(context: Any) -> Table | None:
 
 
 def _seed(random_state: Any, *, most: int = 2**31 - 1) -> int:
-    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
-        return int(random_state)
     if random_state is None:
         return int(np.random.default_rng().integers(most))
-    return int(check_random_state(random_state).randint(most))
+    if random_state is np.random or isinstance(random_state, np.random.RandomState):
+        return int(check_random_state(random_state).randint(most))
+    return checked_count(random_state, "random_state", least=None)

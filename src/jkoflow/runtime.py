@@ -8,8 +8,6 @@ retrained after an interruption sees the numbers it would have seen without one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +20,6 @@ from jkoflow.storage.entries import brief
 __all__ = [
     "Runtime",
     "base_noise",
-    "one_thread",
     "resolve_device",
     "resolve_dtype",
     "seed_stream",
@@ -56,21 +53,6 @@ def base_noise(seed: int, n_rows: int, dim: int, *, first_block: int = 0) -> Ten
         for block in range(n_blocks)
     ]
     return torch.cat(blocks)[:n_rows] if blocks else torch.empty(0, dim, dtype=torch.float64)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch's own loops, for the time of a fit; then as many as before.
-
-    A training update is a few products of 512 x 128 numbers: a second thread gains nothing there, and where
-    its core is taken by another process, each product waits for it. One thread also adds up in one order.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def resolve_device(device: str) -> torch.device:

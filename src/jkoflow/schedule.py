@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
-from jkoflow.storage.entries import brief, is_whole
+from jkoflow.storage.entries import brief
 
 __all__ = ["AutomaticRules", "Schedule", "finest_scale", "reparametrise", "resolve_schedule"]
 
@@ -210,11 +211,7 @@ def _check_rules(given: dict[str, Any]) -> None:
     ratio, rounds, free_last = given["stop_ratio"], given.get("rounds", 1), given["free_last"]
     if ratio is not None and not _is_positive(ratio):
         raise InputError(f"gamma: expected stop_ratio > 0 or None, got {brief(ratio)}")
-    if not is_whole(rounds) or not 1 <= rounds <= published.most_rounds:
-        raise InputError(
-            f"gamma: expected rounds to be a whole number from 1 to {published.most_rounds}, got"
-            f" {brief(rounds)}"
-        )
+    checked_count(rounds, "gamma: rounds", most=published.most_rounds)
     if not isinstance(free_last, bool):
         raise InputError(f"gamma: expected free_last to be true or false, got {brief(free_last)}")
 

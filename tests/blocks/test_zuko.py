@@ -32,6 +32,15 @@ def test_a_new_block_is_the_identity(transform: str) -> None:
     torch.testing.assert_close(log_det, torch.zeros(50, dtype=torch.float64), atol=2e-6, rtol=0)
 
 
+def test_new_and_read_blocks_seed_no_generator_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.manual_seed` would seed those of CUDA devices too, which nothing here puts back."""
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("all generators were seeded"))
+    before = torch.random.get_rng_state()
+    config = new("NSF").to_config()
+    ZukoBlock.from_config({name: value for name, value in config.items() if name != "kind"})
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_new_weights_come_from_the_generator_alone() -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()

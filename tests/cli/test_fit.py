@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -67,7 +68,9 @@ def test_settings_file_can_say_how_much_is_held_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("with_signal", "after"), [(signal.SIGINT, 1), (signal.SIGKILL, 1)], ids=["ctrl-c", "kill -9"]
+    ("with_signal", "after"),
+    [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGKILL, 1)],
+    ids=["ctrl-c", "kill", "the terminal closes", "kill -9"],
 )
 def test_interrupted_and_resumed_is_the_same_model(
     with_signal: signal.Signals,
@@ -80,9 +83,10 @@ def test_interrupted_and_resumed_is_the_same_model(
     process = start(fit_arguments(tmp_path), program)
     rest = process.communicate(timeout=SECONDS)[1].splitlines()
     assert not (tmp_path / "run" / "model").exists(), "it was not interrupted"
-    if with_signal == signal.SIGINT:
-        assert process.returncode == 130
-        assert rest[-1].startswith(f"jkoflow: interrupted after {after} block(s)")
+    if with_signal != signal.SIGKILL:
+        assert process.returncode == 128 + with_signal
+        by = "" if with_signal == signal.SIGINT else f"{with_signal.name}: "
+        assert rest[-1].startswith(f"jkoflow: {by}interrupted after {after} block(s)")
         assert rest[-1].endswith(f"jkoflow fit {tmp_path}/table.csv -o {tmp_path}/run --resume")
         assert [line for line in rest if "Traceback" in line] == []
     else:
@@ -103,6 +107,34 @@ def test_resume_starts_where_nothing_is_and_returns_where_all_is_done(
     capsys.readouterr()
     assert main(fit_arguments(tmp_path, "--resume")) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
+    assert tree(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda model: shutil.rmtree(model), ("its model is missing",)),
+        (lambda model: (model / "config.json").unlink(), ("its model is missing",)),
+        (
+            lambda model: (model / "model.safetensors").unlink(),
+            ("cannot be used", "model.safetensors: missing"),
+        ),
+        (lambda model: (model / "schema.json").write_text("{}"), ("cannot be used", "schema.json")),
+    ],
+    ids=["no folder", "no config", "no tensors", "damaged"],
+)
+def test_resume_of_a_finished_run_without_a_model_says_so(
+    damage: Callable[[Path], None],
+    words: tuple[str, ...],
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(finished / "run", tmp_path / "run")
+    damage(tmp_path / "run" / "model")
+    before = tree(tmp_path / "run")
+    arguments = ["fit", str(finished / "table.csv"), "-o", str(tmp_path / "run"), "--resume"]
+    check_refused(capsys, arguments, 4, "the run is finished, but", *words, "--overwrite to train again")
     assert tree(tmp_path / "run") == before
 
 

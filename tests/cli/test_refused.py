@@ -300,6 +300,15 @@ def test_no_row_is_refused(
     check_refused(capsys, ["sample", str(finished / "run"), "-n", rows, "-o", out], 2, "at least 1", rows)
 
 
+def test_sample_of_more_rows_than_fit_in_memory_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["sample", str(finished / "run"), "-n", str(10**12), "-o", str(tmp_path / "rows.csv")]
+    check_refused(capsys, arguments, 2, "fit in memory", "TB of memory are needed", "draw fewer at a time")
+    check_refused(capsys, [*arguments[:3], "2.0", *arguments[4:]], 2, "invalid int value: '2.0'")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_context_that_the_model_does_not_have_is_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

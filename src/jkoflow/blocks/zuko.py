@@ -11,11 +11,13 @@ Durkan et al. (2019), arXiv 1906.04032; masked autoregressive flows, Papamakario
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,8 @@ from jkoflow.particles import Particles
 from jkoflow.storage.entries import brief, checked_whole, is_whole, require_names
 
 __all__ = ["ZukoBlock", "ZukoFamily"]
+
+_DRAWING = threading.Lock()
 
 
 def _flows() -> ModuleType:
@@ -91,6 +95,11 @@ class ZukoBlock(Block):
         except _MISMATCH as mismatch:
             raise InputError(f"block 'zuko': options of {transform}: {mismatch}") from None
         self.context_dim, self.transform, self.options = context_dim, transform, dict(options)
+
+    @classmethod
+    def from_config(cls, settings: dict[str, Any]) -> Self:
+        with _weights_drawn_by(0):
+            return cls(**settings)
 
     def to_config(self) -> dict[str, Any]:
         """Plain settings; the hyper-networks' numbers are in the state."""
@@ -179,9 +188,7 @@ class ZukoFamily(Family):
         self, rows: Particles, gamma: float, start: Start = PLAIN, *, generator: torch.Generator
     ) -> ZukoBlock:
         del start
-        seed = int(torch.randint(2**31, (1,), generator=generator))
-        with torch.random.fork_rng(devices=[]):  # zuko draws its weights from torch's global source
-            torch.manual_seed(seed)
+        with _weights_drawn_by(int(torch.randint(2**31, (1,), generator=generator))):
             block = ZukoBlock(
                 dim=rows.dim,
                 context_dim=rows.context_dim,
@@ -207,6 +214,14 @@ def _require_affordable(options: object, tensors: int, numbers: int) -> None:
         if len(widths) > tensors or max([*wholes, *(a * b for a, b in pairwise(wholes))], default=0) > most:
             raise ValueError(f"options: {brief(name)} of {brief(value)} asks for more numbers than are there")
         _require_affordable(value, tensors, numbers)
+
+
+@contextmanager
+def _weights_drawn_by(seed: int) -> Iterator[None]:
+    """zuko draws its weights from torch's global generator: seed it, and put it back; one fit at a time."""
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of devices too
+        yield
 
 
 @torch.no_grad()

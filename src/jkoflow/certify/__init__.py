@@ -36,7 +36,7 @@ from jkoflow.certify.consistency import reconcile, speaking_of_kl
 from jkoflow.certify.evidence import Evidence
 from jkoflow.certify.notes import notes_on
 from jkoflow.errors import JKOFlowError
-from jkoflow.runtime import one_thread
+from jkoflow.global_state import default_state, one_thread
 
 __all__ = ["Certificates", "Claim", "Evidence", "KLBracket", "certify"]
 
@@ -53,6 +53,7 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
 }
 
 
+@default_state()
 @one_thread()
 def certify(evidence: Evidence, *, recorded: same_law.Recorded | None = None) -> Certificates:
     """Everything that is known of the model from the evidence; never raises for what the model does.

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
+from jkoflow.global_state import unset_linear
 from jkoflow.recipe import DescentSettings
 from jkoflow.steps.descent import descend
 
@@ -72,8 +73,8 @@ class NetworkCritic(nn.Module):
         self.register_buffer("location", location)
         self.register_buffer("spread", spread)
         sizes = (2 * len(location), _WIDTH, _WIDTH)
-        self.first, self.second = nn.Linear(sizes[0], sizes[1]), nn.Linear(sizes[1], sizes[2])
-        self.out = nn.Linear(sizes[2], 1)
+        self.first, self.second = unset_linear(sizes[0], sizes[1]), unset_linear(sizes[1], sizes[2])
+        self.out = unset_linear(sizes[2], 1)
         for layer in (self.first, self.second):
             bound = 1 / math.sqrt(layer.in_features)
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
@@ -154,11 +155,11 @@ def fit_trees(p: Tensor, q: Tensor, *, seed: int) -> Critic:
         validation_fraction=1 - _FIT_SHARE,
         random_state=seed,
     )
-    with threadpool_limits(1):
+    with threadpool_limits(1, user_api="openmp"):
         classifier.fit(columns, label, sample_weight=(weight * len(columns) / 2).numpy())
 
     def h(rows: Tensor) -> Tensor:
-        with threadpool_limits(1):
+        with threadpool_limits(1, user_api="openmp"):
             return torch.as_tensor(classifier.decision_function(rows.double().cpu().numpy())).to(rows.device)
 
     return h

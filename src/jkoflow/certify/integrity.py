@@ -31,6 +31,7 @@ from jkoflow.certify.reference import Reference
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob, standard_error
 from jkoflow.flow.sampling import round_trip_tolerance
+from jkoflow.global_state import warning_filters
 from jkoflow.particles import Particles
 
 __all__ = ["claims", "jacobians", "share_interval"]
@@ -89,7 +90,7 @@ def jacobians(block: Block, x: Tensor, context: Tensor | None = None) -> Tensor:
 
     rows = Particles(x, context)
     by_row = torch.func.vmap(torch.func.jacrev(image), in_dims=(0, None if context is None else 0))
-    with warnings.catch_warnings():  # that a function has no fast way by rows, which these are too few for
+    with warning_filters():  # that a function has no fast way by rows, which these are too few for
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         parts = [by_row(part.x, part.context) for part in rows.chunks(max(1, _JACOBIAN_ENTRIES // rows.dim))]
     return torch.cat(parts) if parts else x.new_zeros(0, rows.dim, rows.dim)

@@ -1,7 +1,7 @@
 """Runs one verb and turns what goes wrong into one line on stderr and an exit status.
 
     0 done      1 a claim fails, under --strict      2 usage or input      3 numerical
-    4 run folder or disk      130 interrupted
+    4 run folder or disk      130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP
     70 a fault of jkoflow itself (EX_SOFTWARE of BSD's sysexits.h)
 
 Source: ours; `jkoflow --help`.
@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 
 from jkoflow.cli.parser import build_parser
+from jkoflow.cli.signals import Ending, ended_by_signals
 from jkoflow.cli.status import ExitStatus
 from jkoflow.cli.terminal import flush, tell
 from jkoflow.errors import JKOFlowError
@@ -27,6 +28,11 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `jkoflow` with `arguments`, those of the process by default; return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with ended_by_signals() as ending:
+        return _main(given, ending)
+
+
+def _main(given: Sequence[str], ending: Ending) -> int:
     debug = "--debug" in given
     try:
         with warnings.catch_warnings():
@@ -36,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )  # of torch and its like; what a user must know is in the summary
             return _run(given)
     except KeyboardInterrupt as interruption:
-        return _tell(interruption, str(interruption) or "interrupted", ExitStatus.INTERRUPTED, debug=debug)
+        left = str(interruption) or "interrupted; every file is whole, or as it was"
+        return _tell(interruption, f"{ending.prefix}{left}", ending.status, debug=debug)
     except JKOFlowError as error:
         return _tell(error, str(error), error.exit_status, debug=debug)
     except OSError as error:

@@ -19,7 +19,7 @@ from jkoflow.cli.summary import summary_lines
 from jkoflow.cli.terminal import say
 from jkoflow.config import ADDED, Settings
 from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
-from jkoflow.errors import InputError
+from jkoflow.errors import InputError, RunFolderError
 from jkoflow.fitting import (
     check_options,
     describe,
@@ -28,6 +28,7 @@ from jkoflow.fitting import (
     recognise_by,
     split_of_run,
 )
+from jkoflow.model import load_model
 from jkoflow.runs import Mode, RunFolder
 from jkoflow.runs.entries import require_entries
 from jkoflow.storage import shown
@@ -62,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
                 folder.require_same(
                     recognise_by(describe(table, context, settings, split, told)), added=ADDED
                 )
+                _require_model(folder)
                 say(f"{shown(folder.path)}: the run is finished; --overwrite trains it again")
                 return
             changes = () if folder.is_new else folder.environment_changes()
@@ -85,6 +87,21 @@ def run(options: argparse.Namespace) -> None:
     next_verb = "report" if context is not None else "sample"
     arguments = "" if context is not None else " -n 1000 -o new_rows.csv"
     say(f"next: jkoflow {next_verb} {shlex.quote(options.output)}{arguments}")
+
+
+def _require_model(folder: RunFolder) -> None:
+    """Refuse, as a RunFolderError, a finished run whose model is not there or cannot be read."""
+    fault = "is missing"
+    try:
+        if (folder.model / "config.json").exists():
+            load_model(folder.model)
+            return
+    except RunFolderError as error:
+        fault = f"cannot be used ({error})"
+    raise RunFolderError(
+        f"{shown(folder.path)}: the run is finished, but its model {fault}; restore {shown(folder.model)} "
+        "from a copy, or pass --overwrite to train again"
+    )
 
 
 def _settings(options: argparse.Namespace, recorded: Mapping[str, Any]) -> Settings:

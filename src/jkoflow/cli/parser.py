@@ -53,7 +53,7 @@ exit status:
   0 done      1 under certify --strict: a claim fails, or nothing is known
   2 wrong usage or input      3 numerical failure
   4 a run folder or file that is missing, damaged, locked or already there; a full disk
-  130 interrupted
+  130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP; a fit goes on with --resume
   An error is one line on stderr; --debug adds the traceback.
 """
 
@@ -115,7 +115,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb: what it returns is the exit status, 0 where it returns nothing."""
-    return int(import_module(f"jkoflow.cli.{name}").run(options) or 0)
+    verb = import_module(f"jkoflow.cli.{name}")
+    from jkoflow.global_state import default_state  # not at the top: --help need not wait for torch
+
+    with default_state():
+        return int(verb.run(options) or 0)
 
 
 def _without_verb(options: argparse.Namespace) -> NoReturn:

@@ -28,7 +28,8 @@ def run(options: argparse.Namespace) -> None:
     with open_model(options.model) as model:
         context = None if options.context is None else read_table(options.context)
         rows, errors = model.sample(options.rows, seed=seed, context=context)
-    write_table(options.output, rows, model.schema.names, overwrite=options.overwrite)
+        # while the run is held: what is half-written in it is then nobody else's to clear
+        write_table(options.output, rows, model.schema.names, overwrite=options.overwrite)
     told = (missed_line(errors, model.settings.dtype), names_guarded(options.output, model.schema.names))
     for line in filter(None, told):
         tell(line)

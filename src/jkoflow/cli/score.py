@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
             given = model.context_schema.names
             table, context = table.drop(given), table.select(given)
         log_prob = model.log_prob(model.schema.check(table), context)
-    write_table(options.output, log_prob, ["log_prob"], overwrite=options.overwrite)
+        write_table(options.output, log_prob, ["log_prob"], overwrite=options.overwrite)
     finite = log_prob[np.isfinite(log_prob)]
     mean = f", mean {finite.mean():.4f} nats" if len(finite) else ""
     if zero := int(np.count_nonzero(np.isneginf(log_prob))):

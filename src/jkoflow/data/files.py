@@ -31,6 +31,7 @@ from jkoflow.data.declared import NPY_HEADERS, check_npy, check_npz_member, chec
 from jkoflow.data.header import check_header, guarded, has_header, unguarded
 from jkoflow.data.table import count_of, join_names
 from jkoflow.errors import InputError
+from jkoflow.global_state import warning_filters
 from jkoflow.storage import open_regular, shown, staged_file, validate_new_output
 from jkoflow.storage.scratch import empty_array, is_large
 
@@ -154,7 +155,7 @@ def _read_text(path: Path) -> RawTable:
     headed = has_header(path, fields)
     if headed:
         check_header(path, fields)
-    with warnings.catch_warnings():
+    with warning_filters():
         # pandas drops the surplus of rows that are longer than the header, and only warns
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:

@@ -18,13 +18,14 @@ from jkoflow.fitting.results import check_cell_mass, results_of
 from jkoflow.fitting.rows import empty_model, mean_log_jacobian, particles_of
 from jkoflow.fitting.split import Split, describe, described_weights, split_of_run
 from jkoflow.functionals import KL
+from jkoflow.global_state import default_state, one_thread
 from jkoflow.laws import check_law, law_named
 from jkoflow.methods import Job, method_named
 from jkoflow.model import Model, save_model
 from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.recipe import Recipe
 from jkoflow.runs import RunFolder
-from jkoflow.runtime import Runtime, one_thread, resolve_device
+from jkoflow.runtime import Runtime, resolve_device
 from jkoflow.schedule import check_gamma
 from jkoflow.steps import initial_state
 from jkoflow.world import ALONE, World
@@ -63,6 +64,7 @@ def check_options(settings: Settings) -> None:
     check_law(settings.law)
 
 
+@default_state()
 @one_thread()
 def fit_table(
     table: Table,

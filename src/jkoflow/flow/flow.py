@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jkoflow.blocks import Block, Inverse, Source
 from jkoflow.blocks.log_det import PushWithLogDet, push_block_with_log_det, push_exactly
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 from jkoflow.laws import Law
 from jkoflow.particles import Particles
@@ -65,7 +66,7 @@ class Flow(nn.Module):
 
     def truncated(self, n_blocks: int) -> Flow:
         """The first `n_blocks` blocks alone."""
-        return Flow(self.law, list(self)[:n_blocks], law_at=self.law_at)
+        return Flow(self.law, list(self)[: checked_count(n_blocks, "n_blocks", least=0)], law_at=self.law_at)
 
     def split_source(self) -> tuple[Flow, Source] | None:
         """The flow before its last block, and the law that this takes to q, where it has a closed form."""

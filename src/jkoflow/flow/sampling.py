@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import Inverse
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 from jkoflow.flow import Flow
 from jkoflow.runtime import base_noise, seed_stream
 from jkoflow.storage.chunks import BASE_NOISE_ROWS
+from jkoflow.storage.memory import require_memory
 
-__all__ = ["round_trip_tolerance", "sample"]
+__all__ = ["checked_sample_size", "round_trip_tolerance", "sample"]
 
 
 def round_trip_tolerance(dtype: torch.dtype, *, single: float = 1e-4, double: float = 1e-8) -> float:
@@ -31,6 +33,25 @@ def round_trip_tolerance(dtype: torch.dtype, *, single: float = 1e-4, double: fl
         double: The tolerance in float64.
     """
     return double if dtype is torch.float64 else single
+
+
+def checked_sample_size(n_rows: object, dim: int, dtype: torch.dtype) -> int:
+    """The number of rows to draw as an `int`.
+
+    Arguments:
+        n_rows: What was asked for.
+        dim: d.
+        dtype: The model's; rows are drawn in it and handed out in float64.
+
+    Raises:
+        InputError: It is no whole number above 0, or so many rows do not fit in memory.
+    """
+    count = checked_count(n_rows, "n_samples")
+    # two copies of the rows as they are drawn, three and a half in float64 where they are decoded (measured)
+    n_bytes = count * (dim * (2 * dtype.itemsize + 28) + 24)
+    what = f"n_samples: expected rows that fit in memory, got {count:,} of {dim:,} columns"
+    require_memory(n_bytes, what, remedy="draw fewer at a time, each time with another seed")
+    return count
 
 
 @torch.no_grad()
@@ -57,10 +78,10 @@ def sample(
         The rows `(n_rows, d)` and the round-trip error of each under the map that it was pulled through.
 
     Raises:
-        InputError: No rows are asked for, or the context has another number of them.
+        InputError: No number of rows, more than fit in memory, or a context of another number of them.
     """
-    if n_rows < 1:
-        raise InputError(f"n_samples: expected at least 1, got {n_rows}")
+    n_rows = checked_sample_size(n_rows, flow.dim, like.dtype)
+    seed = checked_count(seed, "seed", least=None)
     if context is not None and len(context) != n_rows:
         raise InputError(f"context: expected {n_rows} rows, one for each sample, got {len(context)}")
     if flow.law_at == "start":

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
+from jkoflow.storage.memory import require_memory
 
 __all__ = ["Entropy", "Law", "check_points"]
 
@@ -36,6 +38,18 @@ def check_points(x: Tensor, dim: int) -> None:
         raise InputError(f"points of a law: expected shape (..., {dim}), got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise InputError(f"points of a law: expected a floating-point dtype, got {x.dtype}; use x.double()")
+
+
+def checked_draws(n: object, dim: int) -> int:
+    """The number of draws as an `int`, 0 or more.
+
+    Raises:
+        InputError: It is no such number, or so many draws of `dim` coordinates do not fit in memory.
+    """
+    count = checked_count(n, "n", least=0)
+    what = f"n: expected draws that fit in memory, got {count:,} of {dim:,} coordinates"
+    require_memory(2 * 8 * count * dim, what, remedy="draw fewer at a time, all from the same generator")
+    return count
 
 
 class Law(ABC):
@@ -101,7 +115,6 @@ class Law(ABC):
         Raises:
             InputError: Fewer than 2 draws.
         """
-        if n < 2:
-            raise InputError(f"n: expected at least 2 draws for an entropy and its standard error, got {n}")
+        n = checked_count(n, "n, the draws of an entropy and its standard error", least=2)
         values = -self.log_prob(self.sample(n, generator))
         return Entropy(float(values.mean()), float(values.std() / n**0.5))

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
-from jkoflow.laws.base import Entropy, Law, check_points
+from jkoflow.laws.base import Entropy, Law, check_points, checked_draws
 
 __all__ = ["Checkerboard"]
 
@@ -38,7 +39,7 @@ class Checkerboard(Law):
     def __post_init__(self) -> None:
         if not 0 < self.side < math.inf:
             raise InputError(f"side: expected a finite number above 0, got {self.side}")
-        if self.squares < 2 or self.squares % 2:
+        if checked_count(self.squares, "squares", least=2) % 2:
             raise InputError(f"squares: expected an even number of at least 2, got {self.squares}")
 
     @property
@@ -61,6 +62,7 @@ class Checkerboard(Law):
         return torch.where(on_board & ((row + column) % 2 == 0), 0 * x.sum(-1), math.inf)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        n = checked_draws(n, self.dim)
         square = torch.randint(self.squares**2 // 2, (n,), generator=generator)
         within = torch.rand(n, 2, generator=generator, dtype=torch.float64)
         row = torch.div(square, self.squares // 2, rounding_mode="floor")

@@ -18,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
-from jkoflow.laws.base import Law, check_points
+from jkoflow.laws.base import Law, check_points, checked_draws
 from jkoflow.storage.entries import brief, is_whole
 
 __all__ = ["LogCosh"]
@@ -49,8 +50,7 @@ class LogCosh(Law):
     most_cells: ClassVar[int] = 2**20
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise InputError(f"dim: expected at least 1, got {self.dim}")
+        object.__setattr__(self, "dim", checked_count(self.dim, "dim"))
         if not (self.curvature >= 0 and self.weight >= 0 and 0 < self.curvature + self.weight < math.inf):
             raise InputError(
                 "curvature, weight: expected finite numbers >= 0, not both 0,"
@@ -80,6 +80,7 @@ class LogCosh(Law):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """By the quantile function of one column, linear within each of many cells."""
+        n = checked_draws(n, self.dim)
         ends, below = self._quantiles
         level = torch.rand(n, self.dim, generator=generator, dtype=torch.float64)
         right = torch.searchsorted(below, level).clamp(1, len(below) - 1)

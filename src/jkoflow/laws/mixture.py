@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.errors import InputError
-from jkoflow.laws.base import Law, check_points
+from jkoflow.laws.base import Law, check_points, checked_draws
 from jkoflow.laws.quadratic import cholesky_factors
 from jkoflow.storage.chunks import MIXTURE_SCORED_NUMBERS
 
@@ -129,6 +129,7 @@ class GaussianMixture(Law):
         return -density.reshape(x.shape[:-1])
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        n = checked_draws(n, self.dim)
         noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
         if n == 0:
             return noise

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jkoflow.errors import InputError
-from jkoflow.laws.base import Entropy, Law, check_points
+from jkoflow.counts import checked_count
+from jkoflow.laws.base import Entropy, Law, check_points, checked_draws
 
 __all__ = ["StandardNormal"]
 
@@ -33,8 +33,7 @@ class StandardNormal(Law):
     dim: int
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise InputError(f"dim: expected at least 1, got {self.dim}")
+        object.__setattr__(self, "dim", checked_count(self.dim, "dim"))
 
     @property
     def lam(self) -> float:
@@ -63,7 +62,7 @@ class StandardNormal(Law):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n rows, shape `(n, d)`, float64."""
-        return torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+        return torch.randn(checked_draws(n, self.dim), self.dim, generator=generator, dtype=torch.float64)
 
     def entropy(self, n: int, generator: torch.Generator) -> Entropy:
         """(d/2)(1 + log 2π), exact."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.errors import InputError
-from jkoflow.laws.base import Entropy, Law, check_points
+from jkoflow.laws.base import Entropy, Law, check_points, checked_draws
 
 __all__ = ["Gaussian", "cholesky_factors"]
 
@@ -92,6 +92,7 @@ class Gaussian(Law):
         return 0.5 * white.squeeze(-1).square().sum(-1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        n = checked_draws(n, self.dim)
         noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
         return self.mean + noise @ self._factor.mT
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.errors import InputError
-from jkoflow.laws.base import Law, check_points
+from jkoflow.laws.base import Law, check_points, checked_draws
 
 __all__ = ["Rings"]
 
@@ -60,6 +60,7 @@ class Rings(Law):
         return -torch.logsumexp(log_heights.to(x) - 0.5 * (distance / self.std) ** 2, dim=-1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        n = checked_draws(n, self.dim)
         ring = torch.randint(len(self.radii), (n,), generator=generator)
         level, turn = torch.rand(2, n, generator=generator, dtype=torch.float64)
         radius = self._radius_at(level, torch.tensor(self.radii, dtype=torch.float64)[ring])

@@ -20,6 +20,7 @@ from jkoflow.config import Settings
 from jkoflow.data import Schema
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError
 from jkoflow.flow import Flow
+from jkoflow.global_state import default_state
 from jkoflow.laws import law_named
 from jkoflow.model.model import Model
 from jkoflow.particles.smoothing import resolve_smoothing
@@ -52,6 +53,7 @@ _DAMAGE = (
 """What records raise that are other than we write them."""
 
 
+@default_state()
 def save_model(model: Model, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write the model folder, whole or not at all.
 
@@ -80,6 +82,7 @@ def save_model(model: Model, folder: str | os.PathLike[str], *, overwrite: bool 
         write_bytes_atomic(staged / "README.md", _card(model).encode())
 
 
+@default_state()
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Read a model folder, or the model of a run folder.
 

@@ -21,7 +21,8 @@ from jkoflow.data import Schema, Table
 from jkoflow.errors import InputError
 from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob
-from jkoflow.flow.sampling import sample
+from jkoflow.flow.sampling import checked_sample_size, sample
+from jkoflow.global_state import default_state
 from jkoflow.particles import empty_rows
 from jkoflow.runtime import resolve_device, resolve_dtype
 from jkoflow.storage.scratch import row_slices
@@ -56,6 +57,7 @@ class Model:
             0, dtype=resolve_dtype(self.settings.dtype), device=resolve_device(self.settings.device)
         )
 
+    @default_state()
     def log_prob(self, table: Table, context: Table | None = None) -> Reals:
         """Log-density of each row, shape `(n,)`, nats in data units, float64; deterministic.
 
@@ -72,8 +74,14 @@ class Model:
         scores[near.cpu().numpy()] = nats
         return scores
 
+    @default_state()
     def sample(self, n_rows: int, *, seed: int, context: Table | None = None) -> tuple[Reals, Reals]:
-        """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units."""
+        """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units.
+
+        Raises:
+            InputError: As `sample` of `flow`, or a context that does not fit.
+        """
+        n_rows = checked_sample_size(n_rows, self.flow.dim, self.like.dtype)
         drawn = sample(
             self.flow, n_rows, seed=seed, context=self.encode_context(context, n_rows), like=self.like
         )
@@ -81,6 +89,7 @@ class Model:
             drawn.error.double().cpu().numpy()
         )
 
+    @default_state()
     def transform(self, table: Table, context: Table | None = None) -> Reals:
         """The latent image of each row, shape `(n, d)`: standard normal where the model is right."""
         z = encode_table(self.schema, table, like=self.like)
@@ -89,12 +98,14 @@ class Model:
             dtype=np.float64,
         )
 
+    @default_state()
     def inverse_transform(self, latent: Reals, context: Table | None = None) -> Reals:
         """The row in data units of each latent row, shape `(n, d)`."""
         y = torch.tensor(np.asarray(latent, dtype=np.float64)).to(self.like)  # a copy: it may be read-only
         x = self.flow.pull(y, self.encode_context(context, len(y)))
         return self.schema.decode(x.double().cpu().numpy())
 
+    @default_state()
     def encode_context(self, context: Table | None, n_rows: int) -> Tensor | None:
         """Standardised context `(n, c)`; one row of context serves all rows.
 

@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 from jkoflow.storage.chunks import PUSH_ROWS
 from jkoflow.storage.scratch import empty_array
@@ -98,7 +99,7 @@ class Particles:
 
     def draw(self, count: int, generator: torch.Generator) -> Particles:
         """`count` particles drawn with replacement, each by its weight; divided among the processes."""
-        count = self.world.share(count)
+        count = self.world.share(checked_count(count, "count", least=0))
         if self.weight is None:
             index = torch.randint(len(self), (count,), generator=generator)
         else:
@@ -109,7 +110,7 @@ class Particles:
 
     def chunks(self, size: int = PUSH_ROWS) -> Iterator[Particles]:
         """The particles in order, at most `size` rows at a time."""
-        for start in range(0, len(self), size):
+        for start in range(0, len(self), checked_count(size, "size")):
             yield self.rows(slice(start, start + size))
 
     def deferred(self, push: Callable[[Tensor, Tensor | None], Tensor]) -> Particles:

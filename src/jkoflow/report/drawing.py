@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jkoflow.global_state import warning_filters
 from jkoflow.storage import visible
 
 __all__ = ["ACCENT", "FAINT", "GENERATED", "INK", "MUTED", "REAL", "as_data_uri", "plain_text", "tidy"]
@@ -53,7 +54,7 @@ def _style() -> dict[Any, Any]:
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    with mpl.rc_context(_style()), warnings.catch_warnings():
+    with mpl.rc_context(_style()), warning_filters():
         # A column name may be in a script that matplotlib's own font lacks; a box in its place is no failure.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

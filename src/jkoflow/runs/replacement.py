@@ -18,7 +18,7 @@ from pathlib import Path
 
 from jkoflow.errors import RunFolderError
 from jkoflow.runs.checkpoints import has_checkpoint
-from jkoflow.storage import TEMPORARY_PREFIX, read_json, sync_folder
+from jkoflow.storage import read_json, remove_leftovers, sync_folder
 
 __all__ = [
     "content_folder",
@@ -106,7 +106,8 @@ def needs_recovery(folder: Path) -> bool:
 
 def recover(folder: Path) -> None:
     """Finish or undo what a kill cut short; delete temporary files. Only for who holds the folder's lock."""
-    _remove_temporaries(folder)
+    for parent in (folder, folder / "checkpoints", folder / "model"):
+        remove_leftovers(parent, of_other_places=True)
     shutil.rmtree(folder / _DISCARDED, ignore_errors=True)
     if (folder / _SETTING_ASIDE).is_dir():
         _move_back(folder)
@@ -141,12 +142,3 @@ def _discard(folder: Path, entries: list[Path]) -> None:
     for entry in entries:
         entry.replace(discarded / entry.name)
     shutil.rmtree(discarded, ignore_errors=True)
-
-
-def _remove_temporaries(folder: Path) -> None:
-    for parent in (folder, folder / "checkpoints", folder / "model"):
-        for leftover in parent.glob(f"{TEMPORARY_PREFIX}*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)

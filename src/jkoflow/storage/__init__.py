@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from jkoflow.storage.files import (
     RESTORE,
-    TEMPORARY_PREFIX,
     already_there,
     open_regular,
     read_bytes,
@@ -24,6 +23,7 @@ from jkoflow.storage.files import (
     writing,
 )
 from jkoflow.storage.folders import recover_folder, staged_folder
+from jkoflow.storage.leftovers import remove_leftovers
 from jkoflow.storage.lock import FolderLock
 from jkoflow.storage.records import (
     FORMAT,
@@ -40,7 +40,6 @@ from jkoflow.storage.records import (
 __all__ = [
     "FORMAT",
     "RESTORE",
-    "TEMPORARY_PREFIX",
     "FolderLock",
     "already_there",
     "append_jsonl",
@@ -51,6 +50,7 @@ __all__ = [
     "read_json",
     "read_jsonl",
     "recover_folder",
+    "remove_leftovers",
     "require_format",
     "shown",
     "staged_file",

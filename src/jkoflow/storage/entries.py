@@ -8,20 +8,12 @@ The caller adds the file's name and the remedy. Source: ours.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from jkoflow.errors import brief
+
 __all__ = ["brief", "checked_real", "checked_text", "checked_whole", "is_whole", "require_names"]
-
-
-def brief(value: object, *, most: int = 60) -> str:
-    """A value as a message shows it: at most so many characters, whatever it is."""
-    try:
-        text = repr(value) if isinstance(value, str) else reprlib.repr(value)
-    except (ValueError, RecursionError):  # a whole number of thousands of digits, a list of lists of lists
-        text = type(value).__name__
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def is_whole(value: object) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,11 +17,11 @@ from pathlib import Path
 from unicodedata import category
 
 from jkoflow.errors import InputError, JKOFlowError, RunFolderError
+from jkoflow.storage.leftovers import remove_leftovers, temporary_name
 
 __all__ = [
     "O_BINARY",
     "RESTORE",
-    "TEMPORARY_PREFIX",
     "already_there",
     "open_regular",
     "read_bytes",
@@ -31,7 +30,6 @@ __all__ = [
     "staged_file",
     "sync_file",
     "sync_folder",
-    "temporary_name",
     "validate_new_output",
     "visible",
     "write_all",
@@ -39,9 +37,6 @@ __all__ = [
     "write_error",
     "writing",
 ]
-
-TEMPORARY_PREFIX = ".jkoflow-tmp-"
-"""First letters of the name of a file or folder that is not whole yet; a kill may leave one behind."""
 
 RESTORE = "restore it from a copy, or create it again"
 """The remedy for a file that cannot be used, where the caller knows no better one."""
@@ -149,7 +144,8 @@ def staged_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
     """Yield a name beside `path`, of the same suffix, to write to; when the block ends the file is at `path`.
 
     If the block raises, `path` is as it was and the temporary file is gone. An existing file passes its
-    permissions on; with `overwrite=False` one that appeared in the meantime is left alone too.
+    permissions on; with `overwrite=False` one that appeared in the meantime is left alone too. What killed
+    processes left half-written in the folder is deleted.
 
     Raises:
         InputError: As `validate_new_output`.
@@ -157,6 +153,7 @@ def staged_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
             nothing but write: no space left on device, permission denied.
     """
     target = validate_new_output(path, overwrite=overwrite)
+    remove_leftovers(target.parent)
     staged = temporary_name(target)
     try:
         with writing(path):
@@ -255,11 +252,6 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def temporary_name(target: Path) -> Path:
-    """Return a new name beside `target`, of the same suffix, for what is not whole yet."""
-    return target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:32]}")
 
 
 def _publish_new(staged: Path, target: Path) -> None:

@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jkoflow.errors import RunFolderError
-from jkoflow.storage.files import already_there, shown, sync_file, sync_folder, temporary_name, writing
+from jkoflow.storage.files import already_there, shown, sync_file, sync_folder, writing
+from jkoflow.storage.leftovers import remove_leftovers, temporary_name
 
 __all__ = ["recover_folder", "staged_folder"]
 
@@ -34,6 +35,7 @@ def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     target = Path(os.path.realpath(path))
     staged = temporary_name(target)
     recover_folder(target)
+    remove_leftovers(target.parent)
     try:
         with writing(path):
             _require_replaceable(target, overwrite=overwrite)

@@ -22,7 +22,7 @@ from jkoflow.blocks.ode.lipschitz import flow_inverse_lipschitz
 from jkoflow.blocks.ode.refine import checked_trace, fewest_steps, invertible, unfolded
 from jkoflow.blocks.ode.trace import exact_probes, velocity_and_divergence
 from jkoflow.blocks.ode.velocity import VelocityField, velocity_from_config, velocity_kind
-from jkoflow.errors import InputError
+from jkoflow.counts import checked_count
 from jkoflow.storage.entries import checked_real, checked_whole, require_names
 
 __all__ = ["NeuralODEBlock"]
@@ -43,9 +43,11 @@ class NeuralODEBlock(Block):
         self, velocity: VelocityField, *, gamma: float, steps: int = 1, trace_gap_nats: float | None = None
     ) -> None:
         super().__init__(dim=velocity.dim, gamma=gamma)
-        if steps < 1:
-            raise InputError(f"steps: expected at least 1 solver step, got {steps}")
-        self.velocity, self.steps, self.trace_gap_nats = velocity, steps, trace_gap_nats
+        self.velocity, self.steps, self.trace_gap_nats = (
+            velocity,
+            checked_count(steps, "steps"),
+            trace_gap_nats,
+        )
 
     determinant_dim: ClassVar[int] = 128
     """Columns up to which `log_det` is the determinant of the discrete map; beyond, it is the trace."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from jkoflow.blocks import Block, mixture_map
+from jkoflow.global_state import one_blas_thread, warning_filters
 from jkoflow.laws import GaussianMixture
 from jkoflow.particles import Moments, Particles
 from jkoflow.recipe.closing import Background
@@ -159,7 +160,8 @@ def _clustered(z: Particles, n_components: int, generator: torch.Generator, rule
     iterations, few = rules.clustering_iterations, z.rows(slice(0, rules.clustered_rows))
     clusters = KMeans(n_components, n_init=1, max_iter=iterations, random_state=seed)
     weight = None if few.weight is None else few.weight.cpu().numpy()
-    with warnings.catch_warnings():  # clusters that could still be improved are a start like any other
+    with one_blas_thread(), warning_filters():
+        # clusters that could still be improved are a start like any other
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels = clusters.fit_predict(few.x.cpu().numpy(), sample_weight=weight)
     if z.world is not ALONE:

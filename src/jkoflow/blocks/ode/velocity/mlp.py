@@ -23,6 +23,7 @@ from jkoflow.blocks.finite import require_finite
 from jkoflow.blocks.ode.velocity.base import VelocityField
 from jkoflow.blocks.ode.velocity.lipschitz import network_lipschitz
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed, propagate, propagate_values
+from jkoflow.global_state import unset_linear
 from jkoflow.storage.entries import checked_whole, require_names
 from jkoflow.storage.scratch import CHUNK_ROWS
 
@@ -39,7 +40,8 @@ class MLPVelocity(VelocityField):
         depth: Number of hidden layers.
         n_frequencies: Rows of W; 0 for none.
         frequency_scale: Standard deviation of the entries of W, in 1 / standardised unit.
-        generator: Source of the initial weights.
+        generator: Source of the initial weights; None where a state dict replaces them, and for the same each
+            time.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class MLPVelocity(VelocityField):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(dim=dim, context_dim=context_dim)
+        generator = generator or torch.Generator("cpu")
         self.width, self.depth, self.n_frequencies = width, depth, n_frequencies
         frequencies = frequency_scale * torch.randn(n_frequencies, dim, generator=generator)
         self.register_buffer("frequencies", frequencies)
@@ -61,7 +64,7 @@ class MLPVelocity(VelocityField):
         self.register_buffer("radius", torch.tensor(math.inf))
         sizes = [dim + 2 * n_frequencies + 2 + context_dim, *[width] * depth]
         self.hidden = nn.ModuleList(_seeded_linear(n_in, n_out, generator) for n_in, n_out in pairwise(sizes))
-        self.out = nn.Linear(sizes[-1], dim)
+        self.out = unset_linear(sizes[-1], dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -187,9 +190,9 @@ def _smooth_step(s: Tensor) -> Tensor:
     return 1 - s.pow(3) * (10 - 15 * s + 6 * s.square())
 
 
-def _seeded_linear(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
+def _seeded_linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer with torch's default law of weights, drawn from `generator`."""
-    layer = nn.Linear(n_in, n_out)
+    layer = unset_linear(n_in, n_out)
     bound = 1 / math.sqrt(n_in)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
