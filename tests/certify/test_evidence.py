@@ -12,8 +12,9 @@ import torch
 
 from jkoflow.blocks import AffineBlock
 from jkoflow.certify import Evidence, certify
+from jkoflow.certify.fit_rows import FitRows, SeenRows
 from jkoflow.certify.notes import notes_on
-from jkoflow.certify.rows import evidence_from, evidence_without, model_remark, seen_hashes
+from jkoflow.certify.rows import evidence_from, evidence_without, model_remark
 from jkoflow.config import Settings
 from jkoflow.data import Schema, Table, read_table
 from jkoflow.fitting import Split
@@ -76,32 +77,47 @@ def split_of(train: list[int], validation: list[int]) -> Split:
 
 def test_repeats_are_exact_rows_of_training_or_validation() -> None:
     table = read_table(np.arange(40.0).reshape(20, 2))
-    seen = seen_hashes(table, None, split_of([0, 1, 2], [3]))
+    seen = FitRows.of(table, None, split_of([0, 1, 2], [3]))
     given = np.concatenate([table.values[[0, 3, 3, 7]], table.values[[1]] + 1e-13, -table.values[[2]]])
-    evidence = evidence_from(model_of(table), read_table(given), stream="certify", seen=seen)
-    assert evidence.repeated_rows == 3
-    assert evidence_from(model_of(table), table, stream="certify").repeated_rows is None
+    evidence = evidence_from(model_of(table), read_table(given), stream="certify", fit_rows=seen)
+    assert (evidence.seen.exact, evidence.seen.near) == (3, 0)
+    assert evidence_from(model_of(table), table, stream="certify").seen is None
 
 
 def test_minus_zero_is_zero_and_columns_do_not_commute() -> None:
     table = read_table(np.array([[0.0, 1.0], [2.0, 3.0]]))
-    seen = seen_hashes(table, None, split_of([0, 1], []))
+    seen = FitRows.of(table, None, split_of([0, 1], []))
     wide = read_table(np.random.default_rng(0).normal(size=(20, 2)))
     given = read_table(np.array([[-0.0, 1.0], [3.0, 2.0]]))
-    assert evidence_from(model_of(wide), given, stream="certify", seen=seen).repeated_rows == 1
+    assert evidence_from(model_of(wide), given, stream="certify", fit_rows=seen).seen.exact == 1
 
 
 def test_a_row_is_a_repeat_only_under_its_own_context() -> None:
     table, context = read_table(np.arange(20.0)[:, None]), read_table(np.arange(20.0)[::-1, None].copy())
     model = model_of(table, context)
-    seen = seen_hashes(table, context, split_of(list(range(10)), [10]))
+    seen = FitRows.of(table, context, split_of(list(range(10)), [10]))
 
-    def repeats(given: Table) -> int | None:
-        return evidence_from(model, table, given, stream="certify", seen=seen).repeated_rows
+    def repeats(given: Table) -> int:
+        return evidence_from(model, table, given, stream="certify", fit_rows=seen).seen.exact
 
     assert repeats(context) == 11
     assert repeats(read_table(context.values + 0.5)) == 0
     assert repeats(context.take(slice(4, 5))) == 1
+
+
+def test_chance_is_what_the_fit_does_among_its_own_rows() -> None:
+    """Nine values of a die's two throws: rows recur by chance, and that counts for nothing."""
+    rng = np.random.default_rng(0)
+    throws = [read_table(rng.integers(1, 4, size=(400, 2)).astype(float)) for _ in range(2)]
+    seen = FitRows.of(throws[0], None, split_of(list(range(300)), [300])).seen_of(throws[1], None)
+    assert (seen.exact, seen.by_chance) == (400, 1.0)
+    assert seen.share(400) == 0.0
+    fresh = [read_table(rng.normal(size=(400, 2))) for _ in range(2)]
+    known = FitRows.of(fresh[0], None, split_of(list(range(300)), [300]))
+    assert known.seen_of(fresh[1], None) == SeenRows(0, 0, 0.0)
+    assert known.seen_of(fresh[0], None).share(400) == pytest.approx(301 / 400)
+    jittered = read_table(fresh[0].values + 1e-7 * rng.normal(size=(400, 2)))
+    assert known.seen_of(jittered, None).near == 301
 
 
 # ── the notes ──
@@ -110,8 +126,8 @@ def test_a_row_is_a_repeat_only_under_its_own_context() -> None:
 def test_notes_tell_noise_smoothing_and_repeats() -> None:
     table = counts()
     model = model_of(table, time=TIME)
-    seen = seen_hashes(table, None, split_of([0, 1], [2]))
-    evidence = evidence_from(model, table, stream="certify", seen=seen)
+    seen = FitRows.of(table, None, split_of([0, 1], [2]))
+    evidence = evidence_from(model, table, stream="certify", fit_rows=seen)
     repeats, dequantised, smoothed = notes_on(evidence)
     assert repeats.startswith("3 of 400 held-out rows")
     assert "flatter the model" in repeats
@@ -123,9 +139,9 @@ def test_notes_tell_noise_smoothing_and_repeats() -> None:
 
 def test_notes_without_repeats_do_not_warn_and_say_what_is_not_known() -> None:
     rows = Particles(torch.zeros(5, 2))
-    evidence = Evidence(Flow(StandardNormal(2)), rows, repeated_rows=0)
+    evidence = Evidence(Flow(StandardNormal(2)), rows, seen=SeenRows(0))
     assert notes_on(evidence) == ("0 of 5 held-out rows occur exactly among the rows of the fit",)
-    assert "is not known" in notes_on(replace(evidence, repeated_rows=None))[0]
+    assert "is not known" in notes_on(replace(evidence, seen=None))[0]
     assert notes_on(Evidence(Flow(StandardNormal(2)), None)) == ()
 
 

@@ -9,7 +9,7 @@ B 36, 111.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,79 +17,78 @@ import numpy.typing as npt
 import torch
 
 from jkoflow.certify.evidence import Evidence
+from jkoflow.certify.fit_rows import FittedTable
 from jkoflow.certify.rows import evidence_from
-from jkoflow.config import Settings
-from jkoflow.data import Table, Weights
-from jkoflow.data.distinct import group_rows
+from jkoflow.data import Table
+from jkoflow.data.near_copies import group_copies
+from jkoflow.errors import JKOFlowError
 from jkoflow.fitting import fit_table
 from jkoflow.runtime import seed_stream
 
-__all__ = ["MOST_ROWS", "cross_validated", "is_small"]
+__all__ = ["with_cross_validation"]
 
-FOLDS = 5
+_FOLDS = 5
 """A table is cut in so many parts."""
 
-LEAST_ROWS = 100
+_LEAST_ROWS = 100
 """A table with fewer rows has too few for a bracket, whoever judges them."""
 
-MOST_ROWS = 1000
-"""A larger table has enough rows to set some aside."""
+_MOST_ROWS = 1000
+"""A larger table has enough rows to set some aside: its models would take long to fit."""
 
 
-def is_small(table: Table) -> bool:
-    """Whether a table has too few rows to set enough aside, and enough to judge each in its turn."""
-    return LEAST_ROWS <= len(table) <= MOST_ROWS
-
-
-def cross_validated(
+def with_cross_validation(
     evidence: Evidence,
-    table: Table,
-    context: Table | None,
-    weight: Weights | None,
-    settings: Settings,
+    fitted: FittedTable,
     *,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Evidence:
-    """The evidence with rows that were each left out of the fit of a model of their own.
+    """The evidence, and where a small table left it few rows, each row under a model fitted without it.
 
     Arguments:
-        evidence: Of the model alone, or with few rows.
-        table: All rows of the fit.
-        context: What they are conditioned on, or None.
-        weight: How much each counts, or None.
-        settings: Options of the fit.
+        evidence: Of the model, with the rows that were set aside, if any.
+        fitted: What it was fitted to.
         progress: Told before each of the fits: its number, from 1, and how many there are.
-
-    Raises:
-        InputError: A part of the table cannot be fitted.
-        NumericalError: A block could not be trained.
     """
-    own = replace(settings, holdout_fraction=0.0)
-    parts = []
-    for number, rows in enumerate(_parts(table, settings.seed)):
-        progress(number + 1, FOLDS)
+    set_aside = 0 if evidence.held_out is None else len(evidence.held_out)
+    if set_aside >= _LEAST_ROWS or not _LEAST_ROWS <= len(fitted.table) <= _MOST_ROWS:
+        return evidence
+    try:
+        parts = tuple(_parts(fitted, progress))
+    except JKOFlowError as error:  # a part may have a column that does not vary
+        told = f"cross-validation was not possible: {error}"
+        return replace(evidence, remarks=(*evidence.remarks, told))
+    told = (
+        f"too few rows were set aside: the bracket is the mean of {_FOLDS} models, each fitted as this one "
+        f"was without a fifth of the {len(fitted.table):,} rows and judged on that fifth"
+    )
+    return replace(evidence, cross_validated=parts, remarks=(*evidence.remarks, told))
+
+
+def _parts(fitted: FittedTable, progress: Callable[[int, int], None]) -> Iterator[Evidence]:
+    table, context, weight = fitted.table, fitted.context, fitted.weight
+    own = fitted.settings.with_options(holdout_fraction=0.0)
+    for number, rows in enumerate(_fifths(table, own.seed)):
+        progress(number + 1, _FOLDS)
         others = np.setdiff1d(np.arange(len(table)), rows)
-        fitted = fit_table(
+        model = fit_table(
             table.take(others),
             settings=own,
             context=None if context is None else context.take(others),
             weight=None if weight is None else weight[others],
+        ).model
+        yield evidence_from(
+            model,
+            table.take(rows),
+            None if context is None else context.take(rows),
+            None if weight is None else weight[rows],
+            stream=f"cross-validation {number}",
         )
-        parts.append(
-            evidence_from(
-                fitted.model,
-                table.take(rows),
-                None if context is None else context.take(rows),
-                None if weight is None else weight[rows],
-                stream=f"cross-validation {number}",
-            )
-        )
-    return replace(evidence, cross_validated=tuple(parts))
 
 
-def _parts(table: Table, seed: int) -> list[npt.NDArray[np.int64]]:
-    """Row numbers in five parts; copies are of one part."""
-    group = group_rows(table.values)
-    order = torch.randperm(int(group.max()) + 1, generator=seed_stream(seed, "cross-validation"))
-    rank = order.numpy()[group] % FOLDS
-    return [np.flatnonzero(rank == part) for part in range(FOLDS)]
+def _fifths(table: Table, seed: int) -> list[npt.NDArray[np.int64]]:
+    """Row numbers in five parts; copies, and near copies, are of one part."""
+    copies = group_copies(table.values)
+    order = torch.randperm(copies.n_groups, generator=seed_stream(seed, "cross-validation"))
+    rank = order.numpy()[copies.group] % _FOLDS
+    return [np.flatnonzero(rank == part) for part in range(_FOLDS)]

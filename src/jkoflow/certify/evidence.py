@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from jkoflow.certify.fit_rows import SeenRows
 from jkoflow.flow import Flow
 from jkoflow.flow.sampling import sample
 from jkoflow.particles import Particles
@@ -43,7 +44,7 @@ class Evidence:
         dequantised: Columns to which uniform noise of the measuring step was added, by name.
         dependent: The relation of each column that others determine exactly, such as
             `clay = 1 - sand - silt`, by its name.
-        repeated_rows: How many of the held-out rows occur among those of the fit; None where not known.
+        seen: How many of the held-out rows the fit has seen; None where not known.
         names: Names of the columns; empty where they have none.
         cross_validated: Models fitted as this one was without a part of its rows, each with that part; empty
             where rows were set aside.
@@ -57,7 +58,7 @@ class Evidence:
     smoothing: Smoothing | None = None
     dequantised: tuple[str, ...] = ()
     dependent: Mapping[str, str] = field(default_factory=dict)
-    repeated_rows: int | None = None
+    seen: SeenRows | None = None
     names: tuple[str, ...] = ()
     cross_validated: tuple[Evidence, ...] = ()
     remarks: tuple[str, ...] = ()

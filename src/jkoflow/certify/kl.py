@@ -45,6 +45,9 @@ _MOST_CAPPED = 0.05
 """There is no upper end by critics where a larger share of the rows than this is at the highest ceiling:
 nobody can say how far above it they are."""
 
+_MOST_SEEN = 0.05
+"""There is no bracket where more than this share of the rows was seen by the fit, beyond chance."""
+
 _MOST_REPEATED = 0.01
 """There is no upper end where a larger share of the rows than this coincide with others: their law has no
 density."""
@@ -87,6 +90,12 @@ def bracket(evidence: Evidence) -> tuple[KLBracket, list[Claim]]:
         count = 0 if rows is None else len(rows)
         why = f"{count} held-out rows, of {_LEAST_ROWS} that are needed"
         return KLBracket(level=LEVEL), [_nothing(why, GIVE_ROWS, count)]
+    if evidence.seen is not None and evidence.seen.share(len(rows)) > _MOST_SEEN:
+        why = (
+            f"{evidence.seen.exact + evidence.seen.near:,} of {len(rows):,} rows are, exactly or nearly, "
+            "rows that the fit has seen, which proves nothing of others"
+        )
+        return KLBracket(level=LEVEL), [_nothing(why, GIVE_ROWS, len(rows))]
     order = torch.randperm(len(rows), generator=evidence.stream("folds"))[:_MOST_ROWS]
     parts = evidence.cross_validated
     folds = (

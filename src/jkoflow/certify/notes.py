@@ -36,11 +36,16 @@ def round_trip_remedy(evidence: Evidence) -> str:
 def _repeats(evidence: Evidence) -> str:
     if not evidence.held_out:
         return ""
-    count, rows = evidence.repeated_rows, len(evidence.held_out)
-    if count is None:
+    seen, rows = evidence.seen, len(evidence.held_out)
+    if seen is None:
         return f"whether some of the {rows:,} held-out rows were among the rows of the fit is not known here"
-    told = f"{count:,} of {rows:,} held-out rows occur exactly among the rows of the fit"
-    return f"{told}; unless that is chance, the claims on the KL flatter the model" if count else told
+    told = f"{seen.exact:,} of {rows:,} held-out rows occur exactly among the rows of the fit"
+    if seen.near:
+        told += f", and {seen.near:,} lie closer to one of those than chance allows"
+    if not seen.exact + seen.near:
+        return told
+    chance = f" ({seen.by_chance:.0%} of the fit's own rows recur)" if seen.by_chance else ""
+    return f"{told}; unless that is chance{chance}, the claims on the rows flatter the model"
 
 
 def _weighted(evidence: Evidence) -> str:

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from jkoflow.certify import Certificates, Evidence, certify
 from jkoflow.certify.answer import Tone, answer, is_known
-from jkoflow.certify.rows import evidence_from, evidence_of_run, evidence_without, model_remark, seen_in_run
+from jkoflow.certify.cross_validation import with_cross_validation
+from jkoflow.certify.rows import (
+    evidence_from,
+    evidence_of_run,
+    evidence_without,
+    fit_rows_of_run,
+    fitted_table_of_run,
+    model_remark,
+)
 from jkoflow.certify.same_law import recorded_of
 from jkoflow.certify.subject import Subject, subject_of
 from jkoflow.certify.told import summary_lines
@@ -57,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 def certify_run(run: RunFolder, model: Model) -> Certificates:
     """Certify a finished run's model by the rows that its fit set aside, and keep the certificates there."""
-    evidence = evidence_of_run(run, model)
+    evidence = _of_run(run, model)
     remarks = (*evidence.remarks, model_remark(run.model))
     certificates = certify(replace(evidence, remarks=remarks))
     write_bytes_atomic(run.content / _NAME, f"{certificates.to_json()}\n".encode(), overwrite=True)
@@ -108,14 +116,26 @@ def _evidence(data: str | None, opened: Opened) -> Evidence:
     if data is None:
         if folder is None:
             return evidence_without(model, "a model folder alone has none; give rows with --data")
-        return evidence_of_run(folder, model)
+        return _of_run(folder, model)
     table, context = _split_columns(read_table(data), model)
-    seen, why = (None, "") if folder is None else seen_in_run(folder, model)
-    evidence = evidence_from(model, table, context, stream="certify", seen=seen)
+    fit_rows, why = (None, "") if folder is None else fit_rows_of_run(folder, model)
+    evidence = evidence_from(model, table, context, stream="certify", fit_rows=fit_rows)
     return replace(
         evidence,
         remarks=(f"whether rows of --data repeat rows of the fit was not checked: {why}",) if why else (),
     )
+
+
+def _of_run(run: RunFolder, model: Model) -> Evidence:
+    """The rows that the fit set aside; of a small table every row, under a model fitted without it."""
+    evidence, fitted = evidence_of_run(run, model), fitted_table_of_run(run, model)
+    if fitted is None:
+        return evidence
+    return with_cross_validation(evidence, fitted, progress=_say_which)
+
+
+def _say_which(number: int, of: int) -> None:
+    hint(f"cross-validation: fitting model {number} of {of} without a part of the rows")
 
 
 def _begin(evidence: Evidence) -> str:
