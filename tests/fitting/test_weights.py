@@ -109,7 +109,7 @@ def test_certificate_sees_the_law_that_the_weights_describe(monkeypatch: pytest.
     model = JKOFlow(random_state=0).fit(x, sample_weight=counts)
     rows = read_table(fresh)
     right, wrong = (
-        bracket(evidence_from(model.model_, rows, None, counts, stream="certify", seen=None))[0]
+        bracket(evidence_from(model.model_, rows, None, counts, stream="certify"))[0]
         for counts in (weight, None)
     )
     assert right.lower < 0.03

@@ -48,7 +48,8 @@ _READERS: dict[str, Callable[[Evidence], list[Claim]]] = {
     "residuals and theorems": theorems.claims,
     "smoothing": smoothing.claims,
     "inversion": inversion.claims,
-    INTEGRITY_READER: lambda evidence: [*integrity.claims(evidence), *cell_mass.claims(evidence)],
+    INTEGRITY_READER: integrity.claims,
+    "cell mass": cell_mass.claims,
     "far field": far_field.claims,
 }
 

@@ -12,11 +12,12 @@ share of samples there. Source: ours.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from jkoflow.certify.claim import Claim, Verdict, undecided
+from jkoflow.certify.claim import INTEGRITY_READER, Claim, Verdict, undecided
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.certify.integrity import share_interval
 from jkoflow.flow import Flow
@@ -48,7 +49,8 @@ def claims(evidence: Evidence) -> list[Claim]:
     if not rows:
         rows = evidence.draw(_CELL_ROWS, part=42)
     rows = rows.rows(slice(_CELL_ROWS))
-    return [_cells(evidence, rows), *_spike(evidence, rows)]
+    found = [_cells(evidence, rows), *_spike(evidence, rows)]
+    return [replace(claim, reader=INTEGRITY_READER) for claim in found]
 
 
 def _cells(evidence: Evidence, rows: Particles) -> Claim:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from jkoflow.certify.evidence import Evidence
-from jkoflow.certify.fit_rows import FitRows
+from jkoflow.certify.fit_rows import FitRows, FittedTable
 from jkoflow.data import Table, Weights
 from jkoflow.fitting import encode_rows, split_of_run
 from jkoflow.model import Model

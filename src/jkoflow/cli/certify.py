@@ -8,8 +8,6 @@ Source: ours; docs/theory.md, "Certificates".
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +79,7 @@ def first_lines(certificates: Certificates, subject: Subject) -> list[str]:
 def say_certificates(certificates: Certificates, subject: Subject) -> None:
     """Print the summary, its first line in its colour."""
     first, *rest = certificate_lines(certificates, subject)
-    say(_coloured(first, answer(certificates).tone))
+    say(first, colour=_ANSI[answer(certificates).tone])
     for line in rest:
         say(line)
 
@@ -162,10 +160,3 @@ def certificate_lines(certificates: Certificates, subject: Subject | None = None
 
 
 _ANSI: dict[Tone, str] = {"good": "32", "usable": "33", "bad": "31", "unknown": "90"}
-
-
-def _coloured(line: str, tone: Tone) -> str:
-    """The line in the colour of its tone, where a person looks at a terminal (no-color.org)."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return line
-    return f"\033[{_ANSI[tone]}m{line}\033[0m"

@@ -17,19 +17,30 @@ from jkoflow.storage.files import visible, write_error
 __all__ = ["flush", "hint", "say", "tell"]
 
 
-def say(line: str) -> None:
+def say(line: str, *, colour: str = "") -> None:
     """Print a line on stdout; what acts in a name, such as an escape sequence, is shown and does not act.
+
+    Arguments:
+        line: What is printed.
+        colour: Its code of ECMA-48, such as "32", where a person looks at a terminal; "" for none.
 
     Raises:
         RunFolderError: stdout is a file that cannot be written.
     """
     try:
-        print(visible(line), flush=True)
+        print(_coloured(visible(line), colour), flush=True)
     except BrokenPipeError:
         _silence(sys.stdout)
     except OSError as error:
         _silence(sys.stdout)
         raise write_error("standard output", error) from error
+
+
+def _coloured(line: str, colour: str) -> str:
+    """The line in its colour where stdout is a terminal whose user wants colours (no-color.org)."""
+    if not colour or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return line
+    return f"\033[{colour}m{line}\033[0m"
 
 
 def tell(line: str) -> None:

@@ -46,7 +46,8 @@ def crowding(values: Reals, column: Column, dtype: npt.DTypeLike) -> tuple[float
     """
     distinct = np.unique(values)
     reals = (column.to_reals(distinct) - column.location) / column.scale
-    _, counts = np.unique(reals.astype(dtype), return_counts=True)
+    with np.errstate(over="ignore"):  # a row beyond the range of the dtype is infinite there
+        _, counts = np.unique(reals.astype(dtype), return_counts=True)
     most = int(counts.max())
     return most / len(distinct), most
 
