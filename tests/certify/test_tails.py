@@ -45,6 +45,9 @@ LIGHT = {
     "student 4": lambda rng: rng.standard_t(4, (4000, 2)),
     "laplace": lambda rng: rng.laplace(size=(4000, 8)),
     "log-normal": lambda rng: rng.lognormal(size=(4000, 2)),
+    "broad component": lambda rng: (
+        rng.normal(size=(4000, 2)) * np.where(rng.random((4000, 1)) < 0.02, 3, 0.1)
+    ),
     "small": lambda rng: rng.normal(size=(150, 2)),
 }
 
@@ -74,7 +77,7 @@ def test_column_is_named() -> None:
 
 def test_what_a_model_can_hold_depends_on_its_growth() -> None:
     """A tail index of 1.5: too heavy where -log q_0 grows as |x|², not where it grows as |x|."""
-    rows = Tail("the radius", 1 / 1.5, 0.05, 2.0, 250)
+    rows = Tail("the radius", 1 / 1.5, 0.05, 1 / 1.5, 2.0, 250)
     assert heavier_tails([rows]) == [rows]
     assert not heavier_tails([replace(rows, growth=1.0)])
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jkoflow.certify.critic import fit_network, fit_trees
+from jkoflow.certify.critic import Critic, fit_network, fit_trees
 from jkoflow.certify.evidence import Evidence
 from jkoflow.certify.seen import Seen
 from jkoflow.certify.stacking import stack
@@ -52,9 +52,6 @@ _STACKING_SHARE = 0.2
 """So large a share of the fitted rows is kept for putting the critics together and choosing among the
 bounds."""
 
-Numbers = Callable[[Seen], Tensor]
-"""h of rows, shape `(n,)`, nats, float64."""
-
 Pair = tuple[Seen, Seen]
 """Held-out rows, and fresh samples of q_0."""
 
@@ -68,7 +65,20 @@ class _Value:
     capped: float = 0.0
 
 
-Bound = Callable[[Seen, Seen], _Value]
+@dataclass(frozen=True)
+class _Told:
+    """What fitted critics and witnesses say of some rows, computed once.
+
+    Arguments:
+        critics: h_1, ..., h_k of each row, the gains of the witnesses among them, cut; shape `(n, k)`.
+        gains: log r - log q_0 of each row for each witness r, shape `(n, m)`.
+    """
+
+    critics: Tensor
+    gains: Tensor
+
+
+Bound = Callable[[_Told, _Told], _Value]
 """Evaluates a fitted bound on rows and on draws of q_0."""
 
 
@@ -141,17 +151,17 @@ def _fold(evidence: Evidence, seen: Sequence[Pair], number: int) -> _Fold:
     """Critics fitted without the fold of that number, evaluated on it."""
     others = [pair for other, pair in enumerate(seen) if other != number]
     rows, draws = (_shuffled(evidence, [pair[side] for pair in others], number) for side in (0, 1))
-    fit, choice = _cut_off(rows)
-    fit_draws, choice_draws = _cut_off(draws)
+    (fit, choice), (fit_draws, choice_draws) = _cut_off(rows), _cut_off(draws)
     seed = int(torch.randint(2**31 - 1, (), generator=evidence.stream(f"critics {number}")))
     mixtures = [Mixture(fit, count, seed=seed) for count in affordable_components(fit)]
-    critics = [*_critics(evidence, fit, fit_draws, seed, number), *map(_cut_gain, mixtures)]
-    combined = _stacked(critics, choice, choice_draws)
-    shift = float(torch.logsumexp(combined(choice_draws), 0)) - math.log(len(choice_draws))
-    by_ratio = [_donsker_varadhan(combined, shift, ceiling) for ceiling in _CEILINGS_NATS]
-    bounds = [*by_ratio, *map(_witness, mixtures)]
-    chosen = max(bounds, key=lambda bound: _prospect(bound(choice, choice_draws)))
-    return _Fold(held_out=chosen(*seen[number]), fitted=chosen(fit, fit_draws))
+    critics = _critics(evidence, fit, fit_draws, seed, number)
+    chosen_on = _told(critics, mixtures, choice), _told(critics, mixtures, choice_draws)
+    bounds = [*_by_ratio(*chosen_on), *map(_witness, range(len(mixtures)))]
+    chosen = max(bounds, key=lambda bound: _prospect(bound(*chosen_on)))
+    return _Fold(
+        held_out=chosen(*(_told(critics, mixtures, part) for part in seen[number])),
+        fitted=chosen(*(_told(critics, mixtures, part) for part in (fit, fit_draws))),
+    )
 
 
 def _prospect(value: _Value) -> float:
@@ -171,28 +181,40 @@ def _cut_off(rows: Seen) -> Pair:
     return rows.rows(slice(0, count)), rows.rows(slice(count, None))
 
 
-def _critics(evidence: Evidence, rows: Seen, draws: Seen, seed: int, number: int) -> list[Numbers]:
+def _critics(evidence: Evidence, rows: Seen, draws: Seen, seed: int, number: int) -> list[Critic]:
     """Critics that stop where they begin to learn noise."""
     p, q = rows.columns(), draws.columns()
     network = fit_network(p, q, generator=evidence.stream(f"network {number}"))
-    found = (fit_trees(p, q, seed=seed), network)
-    return [lambda seen, h=h: h(seen.columns()).double() for h in found]  # type: ignore[misc]  # a default binds h
+    return [fit_trees(p, q, seed=seed), network]
 
 
-def _stacked(critics: Sequence[Numbers], rows: Seen, draws: Seen) -> Numbers:
-    """The best combination of the critics on rows that they were not fitted on."""
-
-    def values(seen: Seen) -> Tensor:
-        return torch.stack([h(seen) for h in critics], dim=1)
-
-    weights, offset = stack(values(rows), values(draws))
-    return lambda seen: values(seen) @ weights.to(seen.log_q0) + offset
+def _told(critics: Sequence[Critic], mixtures: Sequence[Mixture], seen: Seen) -> _Told:
+    columns = seen.columns()
+    gains = [mixture.gain(seen) for mixture in mixtures]
+    cut = [gain.clamp(_FLOOR_NATS, -_FLOOR_NATS).nan_to_num() for gain in gains]
+    together = torch.stack([*(h(columns).to(seen.log_q0) for h in critics), *cut], dim=1)
+    return _Told(together, torch.stack(gains, dim=1) if gains else together[:, :0])
 
 
-def _donsker_varadhan(h: Numbers, shift: float, ceiling: float) -> Bound:
-    """The bound of h less its shift c, at which E_q[e^{h - c}] = 1 on some draws, cut at a ceiling."""
+def _by_ratio(rows: _Told, draws: _Told) -> list[Bound]:
+    """The bound of the best combination of the critics on rows that they were not fitted on, at each ceiling.
 
-    def evaluate(rows: Seen, fresh: Seen) -> _Value:
+    Its shift c is that at which E_q[e^{h - c}] = 1 on these draws.
+    """
+    weights, offset = stack(rows.critics, draws.critics)
+
+    def combined(told: _Told) -> Tensor:
+        h: Tensor = told.critics @ weights.to(told.critics) + offset
+        return h
+
+    shift = float(torch.logsumexp(combined(draws), 0)) - math.log(len(draws.critics))
+    return [_donsker_varadhan(combined, shift, ceiling) for ceiling in _CEILINGS_NATS]
+
+
+def _donsker_varadhan(h: Callable[[_Told], Tensor], shift: float, ceiling: float) -> Bound:
+    """The bound of h less its shift c, cut at a ceiling."""
+
+    def evaluate(rows: _Told, fresh: _Told) -> _Value:
         of_p = (h(rows) - shift).clamp(_FLOOR_NATS, ceiling)
         ratio = (h(fresh) - shift).clamp(_FLOOR_NATS, ceiling).exp()
         value = float(of_p.mean() - ratio.mean()) + 1
@@ -202,17 +224,12 @@ def _donsker_varadhan(h: Numbers, shift: float, ceiling: float) -> Bound:
     return evaluate
 
 
-def _cut_gain(mixture: Mixture) -> Numbers:
-    """A mixture's log-ratio to the model as a critic."""
-    return lambda seen: mixture.gain(seen).clamp(_FLOOR_NATS, -_FLOOR_NATS).nan_to_num()
-
-
-def _witness(mixture: Mixture) -> Bound:
+def _witness(place: int) -> Bound:
     """A mixture's witness bound; it needs no ceiling, however large the gain."""
 
-    def evaluate(rows: Seen, fresh: Seen) -> _Value:
+    def evaluate(rows: _Told, fresh: _Told) -> _Value:
         del fresh
-        gain = mixture.gain(rows)
+        gain = rows.gains[:, place]
         return _Value(float(gain.mean()), standard_error(gain))
 
     return evaluate

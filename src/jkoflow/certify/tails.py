@@ -37,6 +37,9 @@ _ROWS = 10_000
 _EXCESSES = 2 / 3
 """Of n rows the n^{2/3} farthest are excesses: enough for a small error, few enough to be of the tail."""
 
+_FEWEST_EXCESSES = 20
+"""A tail is read from at least so many rows."""
+
 _RADII = (1e3, 1e6)
 """-log q_0 is compared at these radii, in units of the farthest row's."""
 
@@ -58,6 +61,8 @@ class Tail:
         along: The coordinate: the radius, or a column by its number.
         shape: 1/alpha by the rows; below 0 for a law that ends.
         se: Its standard error.
+        farther: The same by the farthest quarter of these rows: a broad component that few rows are of looks
+            like a heavy tail until there are rows of it alone.
         growth: a, the power by which -log q_0 grows.
         rows: Excesses that it was read from.
     """
@@ -65,8 +70,14 @@ class Tail:
     along: str
     shape: float
     se: float
+    farther: float
     growth: float
     rows: int
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the farthest rows do not contradict that the tail is heavier than the model can hold."""
+        return (self.farther + self.se) * self.growth > 1
 
     def interval(self, level: float) -> tuple[float, float]:
         """1/alpha, two-sided."""
@@ -113,7 +124,8 @@ def heavier_tails(found: Sequence[Tail]) -> list[Tail]:
     """Those along which the KL is infinite: the radius by half a standard error, columns beyond chance."""
     together = 1 - (1 - LEVEL) / max(1, len(found) - 1)
     radius = [tail for tail in found[:1] if (tail.shape - tail.se / 2) * tail.growth > 1]
-    return radius + [tail for tail in found[1:] if tail.interval(together)[0] * tail.growth > 1]
+    beyond = radius + [tail for tail in found[1:] if tail.interval(together)[0] * tail.growth > 1]
+    return [tail for tail in beyond if tail.goes_on]
 
 
 def claims(evidence: Evidence) -> list[Claim]:
@@ -146,6 +158,8 @@ def _claim(tail: Tail, along: str, level: float) -> Claim:
         return undecided(statement, _SOURCE, "plug-in", why=why, remedy="", rows=tail.rows)
     interval = tail.interval(level)
     verdict: Verdict = verdict_below(interval, bound)
+    if verdict == "fails" and not tail.goes_on:
+        verdict = "undecided"
     return Claim(
         statement,
         _SOURCE,
@@ -163,14 +177,21 @@ def _claim(tail: Tail, along: str, level: float) -> Claim:
 
 
 def _tail(along: str, distance: Tensor, growth: float) -> Tail:
-    count = max(20, int(len(distance) ** _EXCESSES))
+    count = max(_FEWEST_EXCESSES, int(len(distance) ** _EXCESSES))
+    shape, excesses = _shape(distance, count)
+    farther, _ = _shape(distance, max(_FEWEST_EXCESSES, count // 4))
+    se = (1 + max(0.0, shape)) / math.sqrt(excesses) if excesses else math.nan
+    return Tail(along, shape, se, farther, growth, excesses)
+
+
+def _shape(distance: Tensor, count: int) -> tuple[float, int]:
+    """1/alpha by the `count` largest distances, and how many of them lie beyond the threshold."""
     largest = distance.topk(min(count + 1, len(distance))).values
-    excesses = (largest[:-1] - largest[-1]).clamp_min(0)
+    excesses = largest[:-1] - largest[-1]
     excesses = excesses[excesses > 0]
-    if len(excesses) < 10:
-        return Tail(along, math.nan, math.nan, growth, len(excesses))
-    shape = pareto_shape(excesses)
-    return Tail(along, shape, (1 + max(0.0, shape)) / math.sqrt(len(excesses)), growth, len(excesses))
+    if len(excesses) < _FEWEST_EXCESSES // 2:
+        return math.nan, 0
+    return pareto_shape(excesses), len(excesses)
 
 
 def _growth(evidence: Evidence, directions: Tensor, farthest: float) -> Tensor:
