@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from jkoflow.certify import critic as critic_module
 from jkoflow.certify import kl as kl_module
 from jkoflow.certify import witness as witness_module
 from jkoflow.certify.critic import fit_network, fit_trees
+from jkoflow.certify.fit_rows import SeenRows
 from jkoflow.certify.kl import bracket
 from jkoflow.certify.seen import Seen
 from jkoflow.certify.stacking import stack
@@ -84,6 +86,17 @@ def test_without_rows_it_is_undecided_and_says_why(held_out: Particles | None) -
     assert claim.verdict == "undecided"
     assert "held-out rows" in claim.assumption
     assert "holdout_fraction" in claim.remedy
+
+
+def test_rows_that_the_fit_has_seen_prove_nothing() -> None:
+    """One in twenty is chance; more, exactly or nearly, leaves no bracket, with the reason."""
+    evidence = Evidence(normal_flow(1.0), normal_rows(400))
+    assert bracket(replace(evidence, seen=SeenRows(15, 5)))[0].upper is not None
+    assert bracket(replace(evidence, seen=SeenRows(200, 0, by_chance=0.6)))[0].upper is not None
+    found, (claim,) = bracket(replace(evidence, seen=SeenRows(15, 6)))
+    assert (found.lower, found.estimate, found.upper) == (None, None, None)
+    assert claim.verdict == "undecided"
+    assert "21 of 400 rows" in claim.assumption
 
 
 def test_same_evidence_same_number() -> None:

@@ -46,7 +46,7 @@ LIGHT = {
     "laplace": lambda rng: rng.laplace(size=(4000, 8)),
     "log-normal": lambda rng: rng.lognormal(size=(4000, 2)),
     "broad component": lambda rng: (
-        rng.normal(size=(4000, 2)) * np.where(rng.random((4000, 1)) < 0.02, 3, 0.1)
+        rng.normal(size=(4000, 2)) * rng.choice([3.0, 0.1], (4000, 1), p=[0.02, 0.98])
     ),
     "small": lambda rng: rng.normal(size=(150, 2)),
 }
