@@ -9,10 +9,9 @@ same amount (Akaike 1974, IEEE Trans. Autom. Control 19, 716), hence the mean of
 before they have learned anything have no optimism and prove nothing; nearest neighbours (`neighbours`) see
 structure down to their distances whether or not it can be learned, with a standard error of their own,
 which is the least width of the bracket. The upper end rests on what both miss being no more than twice the
-optimism and a quarter of the estimate. No procedure bounds a KL from above from samples without an
-assumption; this one was checked on flows with known KL (docs/coverage.md). There is no upper end where the
-data's tail is heavier than the model can hold (`tails`), and no bracket at all on rows that the fit has
-seen.
+optimism and 0.4 of the estimate. No procedure bounds a KL from above from samples without an assumption;
+this one was checked on flows with known KL (docs/coverage.md). There is no upper end where the data's tail
+is heavier than the model can hold (`tails`), and no bracket at all on rows that the fit has seen.
 
 Source: theory, "Beyond the paper", bracket from below and upper end.
 """
@@ -64,8 +63,8 @@ _UPPER = "KL(p_0‖q_0) is at most this"
 _NEIGHBOURS = "KL(p_0‖q_0) by nearest neighbours is about this"
 
 _ENOUGH = (
-    "critics miss no more of log p_0/q_0 than twice what they gain on the rows they were fitted on, and a "
-    "share of 0.4 of the estimate"
+    "critics miss no more of log p_0/q_0 than twice what they gain on the rows they were fitted on, and 0.4 "
+    "of the estimate"
 )
 _SOURCE = "Donsker & Varadhan; Nguyen, Wainwright & Jordan (2010); witness bound"
 _UPPER_SOURCE = "theory, 'Beyond the paper': an upper end rests on an assumption"
