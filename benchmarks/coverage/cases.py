@@ -172,5 +172,5 @@ def tail_growth(flow: Flow) -> float:
     exact = copy.deepcopy(flow).double()
     ways = torch.randn(64, flow.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ways = ways / ways.norm(dim=1, keepdim=True)
-    near, far = (-log_prob(exact, radius * ways).double() for radius in (1e5, 1e7))
-    return float((far / near).log().median()) / math.log(100)
+    near, far = (-log_prob(exact, radius * ways).double() for radius in (1e40, 1e60))
+    return float((far / near).log().median()) / (20 * math.log(10))

@@ -40,8 +40,9 @@ _EXCESSES = 2 / 3
 _FEWEST_EXCESSES = 20
 """A tail is read from at least so many rows."""
 
-_RADII = (1e3, 1e6)
-"""-log q_0 is compared at these radii, in units of the farthest row's."""
+_RADII = (1e40, 1e60)
+"""-log q_0 is compared at these radii, in units of the farthest row's: closings of heavy tables have
+components as wide as 10^12 standard deviations, beyond which their tail is a normal law's all the same."""
 
 _DIRECTIONS = 64
 """-log q_0 is compared along so many random directions; the growth is the median's."""
@@ -106,7 +107,7 @@ def tails(evidence: Evidence) -> list[Tail]:
         return []
     x = rows.x[:_ROWS].double().cpu()
     x = x - x.median(dim=0).values
-    farthest = float(x.norm(dim=1).max())
+    farthest = max(1.0, float(x.norm(dim=1).max()))
     ways = torch.randn(_DIRECTIONS, x.shape[1], generator=evidence.stream("tails"), dtype=torch.float64)
     radial = _growth(evidence, ways / ways.norm(dim=1, keepdim=True), farthest).median()
     found = [_tail("the radius", x.norm(dim=1), float(radial))]
