@@ -36,6 +36,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _without_cross_validation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate of a small table fits it five times more; left out unless the test asks for that."""
+    if not request.node.get_closest_marker("cross_validation"):
+        monkeypatch.setattr("jkoflow.certify.cross_validation._MOST_ROWS", 0)
+
+
 def seed_of(node_id: str) -> int:
     """The seed of one test: the same alone, in any order and on any worker."""
     return int.from_bytes(hashlib.sha256(node_id.encode()).digest()[:4], "little")

@@ -20,6 +20,8 @@ from jkoflow.fitting import fit_table
 from oracles.quick_critics import use_quick_critics
 from oracles.quick_training import use_quick_recipe
 
+pytestmark = pytest.mark.cross_validation
+
 N = 150
 
 

@@ -17,7 +17,7 @@ import torch
 
 from cli.commands import check_refused, tree
 from jkoflow import JKOFlow
-from jkoflow.certify import Certificates, Claim, KLBracket, certify, cross_validation
+from jkoflow.certify import Certificates, Claim, KLBracket, certify
 from jkoflow.certify.rows import evidence_of_run, model_remark
 from jkoflow.certify.subject import Subject
 from jkoflow.cli import main
@@ -32,12 +32,6 @@ from oracles.quick_training import use_quick_recipe
 
 ROWS, FRESH = 300, 80
 """Fewer than 100 rows leave the bracket of the KL, which takes the most time, undecided."""
-
-
-@pytest.fixture(autouse=True)
-def without_cross_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five fits more each time; a test of its own has them."""
-    monkeypatch.setattr(cross_validation, "_MOST_ROWS", 0)
 
 
 CONFIG = "max_blocks = 1\nsmoothing = 0.2\n"

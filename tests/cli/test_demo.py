@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 import jkoflow.cli.demo
 from cli.commands import check_refused, tree
 from jkoflow import JKOFlow
-from jkoflow.certify import cross_validation
 from jkoflow.cli import fit, main
 from oracles.quick_training import use_quick_recipe
 
@@ -27,7 +26,6 @@ def _quick_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     use_quick_recipe(monkeypatch)
     digits = SimpleNamespace(data=load_digits().data[:ROWS])
     monkeypatch.setattr(jkoflow.cli.demo, "load_digits", lambda: digits)
-    monkeypatch.setattr(cross_validation, "_MOST_ROWS", 0)
     monkeypatch.setattr(fit, "shell_defaults", lambda: {"holdout_fraction": 0.1, "max_blocks": 2})
 
 
