@@ -13,7 +13,7 @@ __all__ = ["use_quick_critics"]
 def use_quick_critics(
     monkeypatch: pytest.MonkeyPatch, *, updates: int = 50, components: tuple[int, ...] | None = None
 ) -> None:
-    """Let critics descend `updates` times on at most 4,096 draws, or be of 80 trees; mixtures of these components."""
+    """Let critics descend `updates` times on 4,096 draws, or be of 80 trees; mixtures of these components."""
     quick = DescentSettings(updates=updates, batch=256, learning_rate=1e-2, checkpoints=5)
     monkeypatch.setattr(cross_fitting, "_MOST_DRAWS", 4096)
     monkeypatch.setattr(critic, "_DESCENT", quick)
