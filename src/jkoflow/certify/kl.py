@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from scipy.stats import norm
 
-from jkoflow.certify.claim import Claim, KLBracket, undecided
+from jkoflow.certify.claim import Claim, Kind, KLBracket, undecided
 from jkoflow.certify.cross_fitting import CrossFitted, cross_fit, cross_validated_folds, draw_folds
 from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
 from jkoflow.certify.neighbours import NeighbourKL, neighbour_kl
@@ -134,11 +134,11 @@ def _bracket(found: _Found) -> tuple[KLBracket, list[Claim]]:
     lower = max(0.0, critics.value - quantile * critics.se)
     centre = critics.value + critics.optimism / 2
     highest = critics.value + _OPTIMISM * critics.optimism + quantile * critics.se
-    if critics.capped > _MOST_CAPPED:
-        highest = -math.inf if neighbours else math.inf
     if neighbours is not None:
         centre = max(centre, neighbours.value)
         highest = max(highest, neighbours.value + quantile * neighbours.se)
+    elif critics.capped > _MOST_CAPPED:
+        highest = math.inf
     estimate = max(lower, centre)
     upper = max(estimate, highest) + _MISSED_SHARE * estimate
     infinite = found.infinite
@@ -148,7 +148,11 @@ def _bracket(found: _Found) -> tuple[KLBracket, list[Claim]]:
     lowest = Claim(_LOWER, _SOURCE, "lower", "holds", critics.value, (lower, math.inf), LEVEL, **told)
     beside = [] if found.neighbours is None else [_neighbour_claim(found.neighbours, told)]
     if infinite:
-        claims = [lowest, *(_unknown(text, infinite, told) for text in (_ESTIMATE, _UPPER)), *beside]
+        unknown = (
+            _unknown(_ESTIMATE, "plug-in", infinite, told),
+            _unknown(_UPPER, "upper-under-assumption", infinite, told),
+        )
+        claims = [lowest, *unknown, *beside]
         return KLBracket(lower, None, math.inf, LEVEL, infinite), claims
     claims = [
         lowest,
@@ -163,9 +167,9 @@ def _usable(neighbours: NeighbourKL | None) -> NeighbourKL | None:
     return neighbours if neighbours is not None and math.isfinite(neighbours.value) else None
 
 
-def _unknown(text: str, why: str, told: dict[str, Any]) -> Claim:
+def _unknown(text: str, kind: Kind, why: str, told: dict[str, Any]) -> Claim:
     remedy = "the lower end stands; see the claims on the tails for the columns" if "tail" in why else ""
-    return undecided(text, _UPPER_SOURCE, "upper-under-assumption", why=why, remedy=remedy, **told)
+    return undecided(text, _UPPER_SOURCE, kind, why=why, remedy=remedy, **told)
 
 
 def _upper_claim(measured: float, upper: float, told: dict[str, Any]) -> Claim:
