@@ -19,12 +19,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from jkoflow.certify import Certificates, certify
 from jkoflow.certify.cross_validation import with_cross_validation
-from jkoflow.certify.fit_rows import FitRows, FittedTable
-from jkoflow.certify.rows import evidence_from, evidence_without
+from jkoflow.certify.fit_rows import FittedTable
+from jkoflow.certify.rows import evidence_from, evidence_without, held_out_evidence
 from jkoflow.certify.same_law import recorded_of
 from jkoflow.config import Settings
 from jkoflow.counts import checked_count
-from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
+from jkoflow.data import Table, checked_weight, counted_rows, read_table
 from jkoflow.errors import InputError
 from jkoflow.fitting import fit_table
 from jkoflow.global_state import default_state
@@ -153,12 +153,8 @@ class JKOFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
                 progress=self._report,
             )
         self._forget()
-        self.results_, self.steps_, rows = fitted.results, fitted.steps, fitted.split.holdout
-        given = None if conditions is None else conditions.take(rows)
-        counts = None if weight is None else weight[rows]
-        self._holdout = (table.take(rows), given, counts) if len(rows) else None
-        self._fit_rows = FitRows.of(table, conditions, fitted.split)
-        self._fitted = FittedTable(table, conditions, weight, settings)
+        self.results_, self.steps_ = fitted.results, fitted.steps
+        self._fitted = FittedTable(table, conditions, weight, settings, fitted.split)
         return self._set_model(fitted.model)
 
     @default_state()
@@ -243,20 +239,18 @@ class JKOFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         for name, value in (("context", context), ("sample_weight", sample_weight)):
             if X is None and value is not None:
                 raise InputError(f"{name}: given without X; the rows that fit set aside have their own")
-        fit_rows: FitRows | None = getattr(self, "_fit_rows", None)
-        held_out: tuple[Table, Table | None, Weights | None] | None = getattr(self, "_holdout", None)
+        fitted: FittedTable | None = getattr(self, "_fitted", None)
         if X is not None:
             table, given = self._rows(X), _table_of(context)
             rows = counted_rows(table, given, checked_weight(sample_weight, table))
+            fit_rows = None if fitted is None else fitted.looked_at
             evidence = evidence_from(self.model_, *rows, stream="certify", fit_rows=fit_rows)
             return certify(evidence, recorded=recorded_of(self.model_))
-        if held_out is not None:
-            evidence = evidence_from(self.model_, *held_out, stream="holdout", fit_rows=fit_rows)
-        else:
-            why = "fit set none aside (holdout_fraction), or the model was loaded; pass X"
-            evidence = evidence_without(self.model_, why)
-        fitted: FittedTable | None = getattr(self, "_fitted", None)
-        return certify(evidence if fitted is None else with_cross_validation(evidence, fitted))
+        if fitted is None:
+            return certify(
+                evidence_without(self.model_, "the model was loaded, and rows are not kept; pass X")
+            )
+        return certify(with_cross_validation(held_out_evidence(self.model_, fitted), fitted))
 
     @default_state()
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -275,8 +269,7 @@ class JKOFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
 
     def _forget(self) -> None:
         """Take off what an earlier fit, or a use of it, has put on."""
-        own = ("_holdout", "_fit_rows", "_fitted")
-        for name in [name for name in vars(self) if name.endswith("_") or name in own]:
+        for name in [name for name in vars(self) if name.endswith("_") or name == "_fitted"]:
             delattr(self, name)
 
     @property

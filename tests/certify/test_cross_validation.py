@@ -16,7 +16,7 @@ from jkoflow.certify.kl import bracket
 from jkoflow.certify.rows import evidence_from, evidence_without
 from jkoflow.config import Settings
 from jkoflow.data import read_table
-from jkoflow.fitting import fit_table
+from jkoflow.fitting import fit_table, split_rows
 from oracles.quick_critics import use_quick_critics
 from oracles.quick_training import use_quick_recipe
 
@@ -33,7 +33,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fitted(n: int = N, **options: object) -> FittedTable:
     table = read_table(np.random.default_rng(0).normal(size=(n, 2)))
-    return FittedTable(table, None, None, Settings(max_blocks=1, seed=3, **options))
+    settings = Settings(max_blocks=1, seed=3, **options)
+    return FittedTable(table, None, None, settings, split_rows(table, settings))
 
 
 def test_each_row_is_judged_once_by_a_model_of_the_others() -> None:
@@ -83,7 +84,7 @@ def test_enough_rows_set_aside_need_no_other_fit() -> None:
 def test_what_cannot_be_fitted_is_told() -> None:
     given = fitted()
     model = fit_table(given.table, settings=given.settings).model
-    refused = given._replace(settings=replace(given.settings, gamma={"kind": "none"}))
+    refused = replace(given, settings=replace(given.settings, gamma={"kind": "none"}))
     evidence = with_cross_validation(evidence_without(model, "none"), refused)
     assert not evidence.cross_validated
     assert "cross-validation was not possible" in evidence.remarks[-1]

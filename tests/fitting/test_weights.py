@@ -85,7 +85,7 @@ def test_held_out_score_is_the_weighted_mean(monkeypatch: pytest.MonkeyPatch) ->
     use_quick_recipe(monkeypatch)
     x, weight = drawn(400)
     model = JKOFlow(random_state=0, max_blocks=2, holdout_fraction=0.25).fit(x, sample_weight=weight)
-    table, _, counts = model._holdout
+    table, _, counts = model._fitted.take(model._fitted.split.holdout)
     told = model.results_["held_out_nll_nats"]
     assert -model.score(table.values, sample_weight=counts) == pytest.approx(told, abs=1e-4)
     assert -model.score(table.values) != pytest.approx(told, abs=1e-3)

@@ -24,6 +24,7 @@ from jkoflow.certify.claim import (
     KLBracket,
     is_finite,
 )
+from jkoflow.certify.evidence import LEAST_ROWS
 from jkoflow.certify.subject import Subject
 
 __all__ = [
@@ -48,9 +49,6 @@ _GOOD_NATS = 0.08
 
 _USABLE_NATS = 0.5
 """Usable up to this upper end, at which 75 % is the most; not to be used from this lower end on."""
-
-LEAST_ROWS = 100
-"""The bracket of the KL needs so many held-out rows."""
 
 _MOST_HELD_OUT = 0.5
 """No larger share of a table is proposed to be held out."""

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeGuard, get_args
 
-from jkoflow.storage import FORMAT, RESTORE, encode_json, read_error, require_format
+from jkoflow.storage import FORMAT, RESTORE, encode_json, reading_entries, require_format
 
 __all__ = [
     "INTEGRITY_READER",
@@ -199,17 +199,12 @@ class Certificates:
             RunFolderError: The record is of a later format, or is damaged.
         """
         require_format(record.get("format"), path, remedy=remedy)
-        try:
+        with reading_entries(path, remedy=remedy):
             _require_keys(record, {"format", "kl", "claims", "notes"})
             if not all(isinstance(note, str) for note in record["notes"]):
                 raise ValueError("a note is not text")
             claims = tuple(_claim_from(entry) for entry in record["claims"])
             return cls(_bracket_from(record["kl"]), claims, tuple(record["notes"]))
-        except ValueError as error:
-            raise read_error(path, str(error), remedy=remedy) from None
-        except (KeyError, TypeError, AttributeError, OverflowError):
-            damage = "an entry is missing, or of another kind than it has to be"
-            raise read_error(path, damage, remedy=remedy) from None
 
 
 def is_finite(end: float | None) -> TypeGuard[float]:

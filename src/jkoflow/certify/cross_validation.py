@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jkoflow.certify.evidence import Evidence
+from jkoflow.certify.evidence import LEAST_ROWS, Evidence
 from jkoflow.certify.fit_rows import FittedTable
 from jkoflow.certify.rows import evidence_from
 from jkoflow.data import Table
@@ -29,9 +29,6 @@ __all__ = ["with_cross_validation"]
 
 _FOLDS = 5
 """A table is cut in so many parts."""
-
-_LEAST_ROWS = 100
-"""A table with fewer rows has too few for a bracket, whoever judges them."""
 
 _MOST_ROWS = 1000
 """A larger table has enough rows to set some aside: its models would take long to fit."""
@@ -51,7 +48,7 @@ def with_cross_validation(
         progress: Told before each of the fits: its number, from 1, and how many there are.
     """
     set_aside = 0 if evidence.held_out is None else len(evidence.held_out)
-    if set_aside >= _LEAST_ROWS or not _LEAST_ROWS <= len(fitted.table) <= _MOST_ROWS:
+    if set_aside >= LEAST_ROWS or not LEAST_ROWS <= len(fitted.table) <= _MOST_ROWS:
         return evidence
     try:
         parts = tuple(_parts(fitted, progress))
@@ -66,24 +63,12 @@ def with_cross_validation(
 
 
 def _parts(fitted: FittedTable, progress: Callable[[int, int], None]) -> Iterator[Evidence]:
-    table, context, weight = fitted.table, fitted.context, fitted.weight
     own = fitted.settings.with_options(holdout_fraction=0.0)
-    for number, rows in enumerate(_fifths(table, own.seed)):
+    for number, rows in enumerate(_fifths(fitted.table, own.seed)):
         progress(number + 1, _FOLDS)
-        others = np.setdiff1d(np.arange(len(table)), rows)
-        model = fit_table(
-            table.take(others),
-            settings=own,
-            context=None if context is None else context.take(others),
-            weight=None if weight is None else weight[others],
-        ).model
-        yield evidence_from(
-            model,
-            table.take(rows),
-            None if context is None else context.take(rows),
-            None if weight is None else weight[rows],
-            stream=f"cross-validation {number}",
-        )
+        table, context, weight = fitted.take(np.setdiff1d(np.arange(len(fitted.table)), rows))
+        model = fit_table(table, settings=own, context=context, weight=weight).model
+        yield evidence_from(model, *fitted.take(rows), stream=f"cross-validation {number}")
 
 
 def _fifths(table: Table, seed: int) -> list[npt.NDArray[np.int64]]:

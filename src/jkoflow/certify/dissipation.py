@@ -24,7 +24,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from jkoflow.certify.claim import Claim, Kind, Says, undecided
-from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence, too_few
 from jkoflow.first_order import FieldSearch, Norm, StepPairs, variational_norm
 from jkoflow.laws import StandardNormal
 
@@ -59,7 +59,7 @@ def claims(evidence: Evidence) -> list[Claim]:
     rows, base = evidence.unweighted, evidence.flow.law
     least, count = FieldSearch().least_rows, 0 if rows is None else len(rows)
     if rows is None or count < least:
-        return [_undecided(f"{count} held-out rows, of {least} that are needed", GIVE_ROWS, count)]
+        return [_undecided(too_few(count, least), GIVE_ROWS, count)]
     if not isinstance(base, StandardNormal):
         why = f"the base law is {type(base).__name__}, whose diffusion has no closed form"
         return [_undecided(why, _SEE, len(rows))]

@@ -21,13 +21,21 @@ from jkoflow.particles import Particles
 from jkoflow.particles.smoothing import Smoothing
 from jkoflow.runtime import seed_stream
 
-__all__ = ["GIVE_ROWS", "LEVEL", "Evidence"]
+__all__ = ["GIVE_ROWS", "LEAST_ROWS", "LEVEL", "Evidence", "too_few"]
 
 LEVEL = 0.95
 """Every interval and every one-sided bound has this confidence, unless the claim says another."""
 
+LEAST_ROWS = 100
+"""The bracket of the KL, and what else looks at a law as a whole, needs so many held-out rows."""
+
 GIVE_ROWS = "give rows that no part of the fit used, or fit with holdout_fraction"
 """The remedy where there are no held-out rows, or too few."""
+
+
+def too_few(rows: int, least: int = LEAST_ROWS) -> str:
+    """Why nothing is looked at where there are fewer than `least` held-out rows."""
+    return f"{rows} held-out rows, of {least} that are needed"
 
 
 @dataclass(frozen=True)

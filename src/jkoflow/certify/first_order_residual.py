@@ -24,7 +24,7 @@ from torch import Tensor
 
 from jkoflow.blocks import Block
 from jkoflow.certify.claim import Claim, Interval, Verdict, undecided
-from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence, too_few
 from jkoflow.first_order import (
     Derivative,
     FieldSearch,
@@ -199,7 +199,7 @@ def claims(evidence: Evidence, measured: Sequence[BlockResidual]) -> list[Claim]
     rows = _rows(evidence)
     if rows is None:
         count = 0 if evidence.unweighted is None else len(evidence.unweighted)
-        why = f"{count} held-out rows, of {FieldSearch().least_rows} that are needed"
+        why = too_few(count, FieldSearch().least_rows)
         return [undecided(_FROM_BELOW, _SOURCE, "lower", why=why, remedy=GIVE_ROWS, unit=_UNIT, rows=count)]
     found = [claim for block in measured for claim in _told(block, last=len(evidence.flow))]
     return [*found, *_by_kernel(evidence, rows)]

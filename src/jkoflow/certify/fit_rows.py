@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,22 +26,6 @@ __all__ = ["FitRows", "FittedTable", "SeenRows"]
 
 Hashes = npt.NDArray[np.uint64]
 Reals = npt.NDArray[np.float64]
-
-
-class FittedTable(NamedTuple):
-    """What a model was fitted to.
-
-    Arguments:
-        table: All rows.
-        context: What they are conditioned on, or None.
-        weight: How much each counts, shape `(n,)`, or None.
-        settings: Options of the fit.
-    """
-
-    table: Table
-    context: Table | None
-    weight: Weights | None
-    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -96,6 +79,35 @@ class FitRows:
         given = None if self.context is None else self.context.take(self.rows)
         near = near_copies_of(_values(self.table.take(self.rows), given), _values(table, context))
         return SeenRows(exact, int(near.sum()), by_chance)
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """What a model was fitted to, and which of its rows did what.
+
+    Arguments:
+        table: All rows.
+        context: What they are conditioned on, or None.
+        weight: How much each counts, shape `(n,)`, or None.
+        settings: Options of the fit.
+        split: Which rows did what.
+    """
+
+    table: Table
+    context: Table | None
+    weight: Weights | None
+    settings: Settings
+    split: Split
+
+    @cached_property
+    def looked_at(self) -> FitRows:
+        """The rows that the fit looked at."""
+        return FitRows.of(self.table, self.context, self.split)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> tuple[Table, Table | None, Weights | None]:
+        """Some of the rows, with their contexts and their weights."""
+        context = None if self.context is None else self.context.take(rows)
+        return self.table.take(rows), context, None if self.weight is None else self.weight[rows]
 
 
 def _values(table: Table, context: Table | None) -> Reals:

@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.stats import norm
 from torch import Tensor
 
 from jkoflow import bounds
-from jkoflow.certify.claim import Claim, Says, Verdict, undecided
+from jkoflow.certify.claim import Claim, Says, undecided
 from jkoflow.certify.evidence import LEVEL, Evidence
 from jkoflow.certify.step_errors import PLUG_IN, UNKNOWN, StepError, first_of_run, last_finite
 from jkoflow.certify.trajectory import Missing, Trajectory, convexity, follow
@@ -167,9 +167,15 @@ def _lowered(path: Trajectory, last: int) -> float:
 
 def _before(name: str, nats: float, held: _Held, given: str, lowered: float, block: int) -> Claim:
     """The bound on the KL before the free last step, held against what is seen there."""
+    claim = _against(_KL_BEFORE.format(name), name, nats, held, given)
+    return replace(claim, block=block, says=(Says("kl", high=nats - lowered),))
+
+
+def _against(statement: str, name: str, nats: float, held: _Held, given: str) -> Claim:
+    """A bound on a KL, held against what was seen of it."""
     fails = held.lower > nats
     return Claim(
-        _KL_BEFORE.format(name),
+        statement,
         _SOURCES[name],
         "plug-in",
         "fails" if fails else "holds",
@@ -181,35 +187,17 @@ def _before(name: str, nats: float, held: _Held, given: str, lowered: float, blo
         space="latent",
         assumption=given,
         rows=held.rows,
-        block=block,
         remedy=_LARGER if fails else "",
-        says=(Says("kl", high=nats - lowered),),
+        says=(Says("kl", high=nats),),
     )
 
 
 def _pair(name: str, nats: float, held: _Held, given: str) -> list[Claim]:
     """The bound on the KL and, by Pinsker's inequality, on the total variation."""
-    fails = held.lower > nats
-    verdict: Verdict = "fails" if fails else "holds"
-    remedy = _LARGER if fails else ""
-    by_kl = Claim(
-        _KL.format(name),
-        _SOURCES[name],
-        "plug-in",
-        verdict,
-        held.value,
-        interval=(held.lower, math.inf),
-        level=LEVEL,
-        bound=nats,
-        unit="nats",
-        space="latent",
-        assumption=given,
-        rows=held.rows,
-        remedy=remedy,
-        says=(Says("kl", high=nats),),
-    )
+    by_kl = _against(_KL.format(name), name, nats, held, given)
+    verdict, remedy = by_kl.verdict, by_kl.remedy
     share = _tv(nats)
-    if not fails and share >= 1:
+    if verdict == "holds" and share >= 1:
         verdict, remedy = (
             "undecided",
             "go by the bracket of the KL: from a bound of 2 nats on, Pinsker's inequality says nothing",

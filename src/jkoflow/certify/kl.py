@@ -27,15 +27,12 @@ from scipy.stats import norm
 
 from jkoflow.certify.claim import Claim, Kind, KLBracket, undecided
 from jkoflow.certify.cross_fitting import CrossFitted, cross_fit, cross_validated_folds, draw_folds
-from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, LEAST_ROWS, LEVEL, Evidence, too_few
 from jkoflow.certify.neighbours import NeighbourKL, neighbour_kl
 from jkoflow.certify.seen import Seen
 from jkoflow.certify.tails import heavier_tails, tails
 
 __all__ = ["bracket"]
-
-_LEAST_ROWS = 100
-"""The bracket needs at least so many held-out rows."""
 
 _MOST_ROWS = 10_000
 """The bracket is made from at most so many held-out rows, drawn at random, which bounds its cost."""
@@ -85,16 +82,15 @@ def bracket(evidence: Evidence) -> tuple[KLBracket, list[Claim]]:
     """The ends and the estimate of KL(p_0‖q_0) in nats, and a claim for each."""
     pooled = evidence.pooled
     rows = pooled.unweighted
-    if rows is None or len(rows) < _LEAST_ROWS:
+    if rows is None or len(rows) < LEAST_ROWS:
         count = 0 if rows is None else len(rows)
-        why = f"{count} held-out rows, of {_LEAST_ROWS} that are needed"
-        return KLBracket(level=LEVEL), [_nothing(why, GIVE_ROWS, count)]
+        return KLBracket(level=LEVEL), [_nothing(too_few(count), count)]
     if evidence.seen is not None and evidence.seen.share(len(rows)) > _MOST_SEEN:
         why = (
             f"{evidence.seen.exact + evidence.seen.near:,} of {len(rows):,} rows are, exactly or nearly, "
             "rows that the fit has seen, which proves nothing of others"
         )
-        return KLBracket(level=LEVEL), [_nothing(why, GIVE_ROWS, len(rows))]
+        return KLBracket(level=LEVEL), [_nothing(why, len(rows))]
     order = torch.randperm(len(rows), generator=evidence.stream("folds"))[:_MOST_ROWS]
     parts = evidence.cross_validated
     folds = (
@@ -110,8 +106,8 @@ def bracket(evidence: Evidence) -> tuple[KLBracket, list[Claim]]:
     return _bracket(_Found(cross_fit(evidence, folds), neighbours, infinite, len(seen)))
 
 
-def _nothing(why: str, remedy: str, rows: int) -> Claim:
-    return undecided(_LOWER, _SOURCE, "lower", why=why, remedy=remedy, unit="nats", rows=rows)
+def _nothing(why: str, rows: int) -> Claim:
+    return undecided(_LOWER, _SOURCE, "lower", why=why, remedy=GIVE_ROWS, unit="nats", rows=rows)
 
 
 def _infinite(evidence: Evidence, neighbours: NeighbourKL | None) -> str:

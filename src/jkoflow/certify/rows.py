@@ -27,8 +27,8 @@ __all__ = [
     "evidence_from",
     "evidence_of_run",
     "evidence_without",
-    "fit_rows_of_run",
     "fitted_table_of_run",
+    "held_out_evidence",
     "model_remark",
 ]
 
@@ -74,44 +74,34 @@ def evidence_without(model: Model, why: str) -> Evidence:
     return replace(_bare(model), remarks=(f"no held-out rows: {why}",))
 
 
-def evidence_of_run(run: RunFolder, model: Model) -> Evidence:
-    """Evidence from the rows that the run's fit set aside, where its table is still what it was.
+def held_out_evidence(model: Model, fitted: FittedTable) -> Evidence:
+    """Evidence from the rows that the fit set aside.
 
-    The table is split anew by the seed, and the rows get the noise of the fit, so that these are the very
-    numbers of the run's held-out NLL.
+    They get the noise of the fit, so that these are the very numbers of its held-out NLL.
+    """
+    rows = fitted.split.holdout
+    if not len(rows):
+        return evidence_without(model, "the run set none aside (holdout_fraction)")
+    return evidence_from(model, *fitted.take(rows), stream="holdout", fit_rows=fitted.looked_at)
+
+
+def evidence_of_run(run: RunFolder, model: Model) -> Evidence:
+    """Evidence from the rows that the run's fit set aside, where its table is still what it was."""
+    fitted, why = fitted_table_of_run(run, model)
+    return evidence_without(model, why) if fitted is None else held_out_evidence(model, fitted)
+
+
+def fitted_table_of_run(run: RunFolder, model: Model) -> tuple[FittedTable | None, str]:
+    """What the run's model was fitted to, split anew by the seed; or None and one line that says why.
+
+    It reads the whole table.
     """
     found, why = find_table(run)
     if found is None:
-        return evidence_without(model, why)
-    split = split_of_run(found.table, model.settings, run.description, found.context, found.weight)
-    rows = split.holdout
-    if not len(rows):
-        return evidence_without(model, "the run set none aside (holdout_fraction)")
-    return evidence_from(
-        model,
-        found.table.take(rows),
-        None if found.context is None else found.context.take(rows),
-        None if found.weight is None else found.weight[rows],
-        stream="holdout",
-        fit_rows=FitRows.of(found.table, found.context, split),
-    )
-
-
-def fit_rows_of_run(run: RunFolder, model: Model) -> tuple[FitRows | None, str]:
-    """The rows that the run's fit looked at, or None and one line that says why they cannot be had."""
-    found, why = find_table(run)
-    if found is None:
         return None, why
-    split = split_of_run(found.table, model.settings, run.description, found.context, found.weight)
-    return FitRows.of(found.table, found.context, split), ""
-
-
-def fitted_table_of_run(run: RunFolder, model: Model) -> FittedTable | None:
-    """What the run's model was fitted to; None where its table is not what it was."""
-    found, _ = find_table(run)
-    if found is None:
-        return None
-    return FittedTable(found.table, found.context, found.weight, model.settings)
+    table, context, weight = found.table, found.context, found.weight
+    split = split_of_run(table, model.settings, run.description, context, weight)
+    return FittedTable(table, context, weight, model.settings, split), ""
 
 
 def model_remark(folder: Path) -> str:

@@ -23,13 +23,10 @@ from scipy.stats import norm
 from torch import Tensor
 
 from jkoflow.certify.claim import Claim, Verdict, undecided, verdict_below
-from jkoflow.certify.evidence import GIVE_ROWS, LEVEL, Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, LEAST_ROWS, LEVEL, Evidence, too_few
 from jkoflow.flow.likelihood import log_prob
 
 __all__ = ["Tail", "claims", "heavier_tails", "pareto_shape", "tails"]
-
-_LEAST_ROWS = 100
-"""With fewer held-out rows no tail is looked at."""
 
 _ROWS = 10_000
 """At most so many held-out rows are looked at, the first, which bounds the cost in many columns."""
@@ -103,7 +100,7 @@ def pareto_shape(excesses: Tensor) -> float:
 def tails(evidence: Evidence) -> list[Tail]:
     """The radius, then every column; empty where there are too few rows, or where they have a context."""
     rows = evidence.unweighted
-    if rows is None or len(rows) < _LEAST_ROWS or evidence.takes_context:
+    if rows is None or len(rows) < LEAST_ROWS or evidence.takes_context:
         return []
     x = rows.x[:_ROWS].double().cpu()
     x = x - x.median(dim=0).values
@@ -135,9 +132,8 @@ def claims(evidence: Evidence) -> list[Claim]:
     found = tails(evidence)
     if not found:
         rows = 0 if evidence.unweighted is None else len(evidence.unweighted)
-        why = f"{rows} held-out rows, of {_LEAST_ROWS} that are needed"
-        remedy = GIVE_ROWS
-        if rows >= _LEAST_ROWS:
+        why, remedy = too_few(rows), GIVE_ROWS
+        if rows >= LEAST_ROWS:
             why, remedy = "each context has a tail of its own", "see the bracket of the KL"
         return [undecided(_CLAIM.format("the radius"), _SOURCE, "plug-in", why=why, remedy=remedy, rows=rows)]
     radius, *columns = found

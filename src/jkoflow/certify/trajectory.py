@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks.log_det import push_block_with_log_det
-from jkoflow.certify.evidence import GIVE_ROWS, Evidence
+from jkoflow.certify.evidence import GIVE_ROWS, Evidence, too_few
 from jkoflow.particles import Particles
 
 __all__ = ["Missing", "Trajectory", "convexity", "follow"]
@@ -58,7 +58,7 @@ def follow(evidence: Evidence) -> Trajectory | Missing:
     rows = evidence.unweighted
     if rows is None or len(rows) < _FEWEST_ROWS:
         have = 0 if rows is None else len(rows)
-        return Missing(f"{have} held-out rows, of {_FEWEST_ROWS} that are needed", GIVE_ROWS)
+        return Missing(too_few(have, _FEWEST_ROWS), GIVE_ROWS)
     if not len(evidence.flow):
         return Missing("the flow has no blocks", "fit with max_blocks = 1 or more")
     count = max(_FEWEST_ROWS, min(_ROWS, _ENTRIES // rows.dim))

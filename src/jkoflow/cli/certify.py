@@ -16,10 +16,9 @@ from jkoflow.certify.answer import Tone, answer, is_known
 from jkoflow.certify.cross_validation import with_cross_validation
 from jkoflow.certify.rows import (
     evidence_from,
-    evidence_of_run,
     evidence_without,
-    fit_rows_of_run,
     fitted_table_of_run,
+    held_out_evidence,
     model_remark,
 )
 from jkoflow.certify.same_law import recorded_of
@@ -116,7 +115,8 @@ def _evidence(data: str | None, opened: Opened) -> Evidence:
             return evidence_without(model, "a model folder alone has none; give rows with --data")
         return _of_run(folder, model)
     table, context = _split_columns(read_table(data), model)
-    fit_rows, why = (None, "") if folder is None else fit_rows_of_run(folder, model)
+    fitted, why = (None, "") if folder is None else fitted_table_of_run(folder, model)
+    fit_rows = None if fitted is None else fitted.looked_at
     evidence = evidence_from(model, table, context, stream="certify", fit_rows=fit_rows)
     return replace(
         evidence,
@@ -126,10 +126,10 @@ def _evidence(data: str | None, opened: Opened) -> Evidence:
 
 def _of_run(run: RunFolder, model: Model) -> Evidence:
     """The rows that the fit set aside; of a small table every row, under a model fitted without it."""
-    evidence, fitted = evidence_of_run(run, model), fitted_table_of_run(run, model)
+    fitted, why = fitted_table_of_run(run, model)
     if fitted is None:
-        return evidence
-    return with_cross_validation(evidence, fitted, progress=_say_which)
+        return evidence_without(model, why)
+    return with_cross_validation(held_out_evidence(model, fitted), fitted, progress=_say_which)
 
 
 def _say_which(number: int, of: int) -> None:

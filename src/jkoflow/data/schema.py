@@ -36,7 +36,7 @@ from jkoflow.data.outliers import Outliers
 from jkoflow.data.table import Table, join_names
 from jkoflow.data.trainable import check_ranges, check_trainable
 from jkoflow.errors import InputError
-from jkoflow.storage import FORMAT, RESTORE, read_error, require_format
+from jkoflow.storage import FORMAT, RESTORE, reading_entries, require_format
 
 __all__ = ["Role", "Schema"]
 
@@ -254,13 +254,8 @@ class Schema:
             RunFolderError: The record is of a later format, or is damaged.
         """
         require_format(record.get("format"), path, remedy=remedy)
-        try:
+        with reading_entries(path, remedy=remedy):
             return _schema_from(record)
-        except ValueError as error:
-            raise read_error(path, str(error), remedy=remedy) from None
-        except (KeyError, TypeError, AttributeError, OverflowError):
-            damage = "an entry is missing, or of another kind than it has to be"
-            raise read_error(path, damage, remedy=remedy) from None
 
 
 # ── learning ──

@@ -84,22 +84,18 @@ def empty_model(
         raise InputError(f"context: expected {len(table)} rows, one for each row, got {len(context)}")
     seen = np.concatenate([split.train, split.validation])
     counts = None if weight is None else weight[seen]
-    known: dict[str, Any] = {"rows": seen, "weight": counts}
-    if split.far is not None:
-        known["apart"] = split.far
+    known: dict[str, Any] = {"rows": seen, "weight": counts, "apart": split.far}
     schema, context_schema = _same(Schema.fit(table, **known), world), None
     if context is not None:
         context_schema = _same(Schema.fit(context, role="context", **known), world)
     settings, notes = _resolved(settings, world, (table, schema), (context, context_schema))
-    schema = replace(schema, notes=(*schema.notes, *notes))
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
-    schema = replace(schema, notes=(*schema.notes, *world.broadcast(list(split.notes()))))
     relations = dependent_columns(table, schema.columns)
     dependent = world.broadcast({relation.column: str(relation) for relation in relations})
     if dependent:
         facts["dependent_columns"] = dependent
-        notes = world.broadcast(list(dependence_notes(relations)))
-        schema = replace(schema, notes=(*schema.notes, *notes))
+    found = world.broadcast([*split.notes(), *dependence_notes(relations)])
+    schema = replace(schema, notes=(*schema.notes, *notes, *found))
     smoothing = resolve_smoothing(settings.smoothing)
     if smoothing is not None:
         raw = torch.empty(0, dtype=torch.float64)

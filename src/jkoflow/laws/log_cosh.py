@@ -21,7 +21,6 @@ from torch import Tensor
 from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 from jkoflow.laws.base import Law, check_points, checked_draws
-from jkoflow.storage.entries import brief, is_whole
 
 __all__ = ["LogCosh"]
 
@@ -58,10 +57,8 @@ class LogCosh(Law):
             )
         if not 0 < self.width < math.inf:
             raise InputError(f"width: expected a finite number > 0, got {self.width}")
-        if not is_whole(self.cells) or not 2 <= self.cells <= self.most_cells:
-            raise InputError(
-                f"cells: expected a whole number from 2 to {self.most_cells:,}, got {brief(self.cells)}"
-            )
+        cells = checked_count(self.cells, "cells", least=2, most=self.most_cells)
+        object.__setattr__(self, "cells", cells)
 
     @property
     def lam(self) -> float | None:

@@ -15,10 +15,9 @@ from itertools import count
 
 import numpy as np
 
-from jkoflow.errors import InputError
+from jkoflow.counts import checked_count
 from jkoflow.laws.mixture import GaussianMixture
 from jkoflow.laws.strokes import Drawing, Points, bend
-from jkoflow.storage.entries import brief, is_whole
 
 __all__ = ["tree"]
 
@@ -60,8 +59,7 @@ def tree(
     Raises:
         InputError: More forks than can be drawn: each doubles the branches.
     """
-    if not is_whole(forks) or not 0 <= forks <= most_forks:
-        raise InputError(f"forks: expected a whole number from 0 to {most_forks}, got {brief(forks)}")
+    forks = checked_count(forks, "forks", least=0, most=most_forks)
     growth = _Growth(forks, leafless, trunk_length, trunk_width, twig_width)
     drawing = Drawing()
     vary = _golden_sequence()

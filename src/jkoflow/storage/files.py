@@ -95,6 +95,23 @@ def read_error(
 
 
 @contextmanager
+def reading_entries(path: str | os.PathLike[str], *, remedy: str = RESTORE) -> Iterator[None]:
+    """Turn what goes wrong with the entries of a record, in the block, into the error for a damaged file.
+
+    Arguments:
+        path: The file that the record came from.
+        remedy: What the message tells the user to do.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise read_error(path, str(error), remedy=remedy) from None
+    except (KeyError, TypeError, AttributeError, OverflowError):
+        damage = "an entry is missing, or of another kind than it has to be"
+        raise read_error(path, damage, remedy=remedy) from None
+
+
+@contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an OSError of the block into the one-line error for a write to `path`."""
     try:
