@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -457,6 +458,19 @@ def test_certify_counts_rows_that_the_fit_looked_at(tmp_path: Path) -> None:
     assert "is not known" in repeats(loaded, given)[0]
     assert repeats(loaded)[0].startswith("no held-out rows")
     assert vars(model)["_fitted"].looked_at.hashes.nbytes <= 8 * ROWS
+
+
+def test_a_pickle_takes_no_row_of_the_fit_along() -> None:
+    """A pickle is given away as a model is; the training table is not."""
+    x = rows()
+    model = quick(holdout_fraction=0.2).fit(x)
+    told = pickle.dumps(model)
+    assert x[:8].tobytes() not in told
+    assert all(row.tobytes() not in told for row in x)
+    copied = pickle.loads(told)
+    np.testing.assert_array_equal(copied.score_samples(x), model.score_samples(x))
+    assert copied.certify().notes[0].startswith("no held-out rows")
+    assert not model.certify().notes[0].startswith("no held-out rows")
 
 
 # ── fitted again, and in a pipeline ──

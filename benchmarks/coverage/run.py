@@ -6,8 +6,8 @@ There are two suites of a hundred cases, of laws of other kinds, in which all fa
 number of cases. Cases are drawn in order of their numbers; those whose true KL lies outside the range of the
 suite are recorded and replaced by the next number. Every case appends a row to
 benchmarks/results/coverage.jsonl (or coverage_develop.jsonl); cases that are there already are not run
-again, so an interrupted run goes on where it was. The certificate gets the model, its base law and rows that
-the fit never saw, nothing of the truth. `--share 0/2` and `--share 1/2` in two processes split the work.
+again, so an interrupted run goes on where it was. The certificate gets the model, the rows of the fit and
+rows that it never saw, nothing of the truth. `--share 0/2` and `--share 1/2` in two processes split the work.
 """
 
 from __future__ import annotations

@@ -267,6 +267,11 @@ class JKOFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         options["random_state"] = options.pop("seed")
         return cls(**options)._set_model(model)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle or a deep copy takes along: all but the rows of the fit, as with `save`."""
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_fitted"}
+
     def _forget(self) -> None:
         """Take off what an earlier fit, or a use of it, has put on."""
         for name in [name for name in vars(self) if name.endswith("_") or name == "_fitted"]:

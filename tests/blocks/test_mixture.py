@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from jkoflow.blocks import MixtureBlock
+from jkoflow.blocks import mixture as mixture_module
 from jkoflow.laws import GaussianMixture, StandardNormal
 from oracles.blocks import generator, mixture_numbers, points
 
@@ -132,6 +134,28 @@ def test_far_rows_keep_their_density_and_come_back(distance: float) -> None:
     inverse = block.invert(y)
     assert float(inverse.error.max()) < 1e-9 * distance
     torch.testing.assert_close(inverse.x, x, atol=1e-5, rtol=1e-9)
+
+
+@pytest.mark.parametrize("distance", [1e8, 1e20, 1e60, 1e120])
+def test_log_det_keeps_its_digits_however_far_a_row_lies(distance: float) -> None:
+    """A Gaussian a thousandth as wide beside a broad one: far out the map is the broad one's, slopes 1/3."""
+    means = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    covariances = torch.stack([9.0 * torch.eye(2), 9e-6 * torch.eye(2)])
+    block = map_of(torch.tensor([0.2, 0.8]), means, covariances)
+    x = distance * torch.tensor([[1.0, 0.5], [-0.3, 2.0], [1.0, -1e-3]], dtype=torch.float64)
+    y, log_det = block.push_with_log_det(x)
+    torch.testing.assert_close(y, x / 3, rtol=1e-6, atol=0)
+    torch.testing.assert_close(log_det, torch.full_like(log_det, -2 * math.log(3)), atol=1e-6, rtol=0)
+
+
+def test_log_det_is_the_same_by_ratios_and_by_densities(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, _ = block_and_law(2)
+    x = torch.cat([points(40, 2), points(40, 2) + 30, 200 * points(40, 2)])
+    _, by_densities = block.push_with_log_det(x)
+    monkeypatch.setattr(mixture_module, "rules", replace(mixture_module.rules, far_square=0.0))
+    _, by_ratios = block.push_with_log_det(x)
+    assert not torch.equal(by_ratios, by_densities)
+    torch.testing.assert_close(by_ratios, by_densities, atol=1e-8, rtol=1e-8)
 
 
 def test_modes_far_apart_are_inverted() -> None:

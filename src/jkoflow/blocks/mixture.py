@@ -29,7 +29,10 @@ from jkoflow.blocks.mixture_quantile import (
     least_log,
     log_root_two_pi,
     quantile_of_shares,
+    rules,
+    tail_log_slopes,
 )
+from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 from jkoflow.laws import GaussianMixture, Law
 from jkoflow.storage.chunks import MIXTURE_PULLED_NUMBERS, MIXTURE_PUSHED_NUMBERS
 from jkoflow.storage.entries import checked_whole, require_names
@@ -270,7 +273,14 @@ class MixtureBlock(Block):
         diagonal = self.inverse_factors.double().diagonal(dim1=1, dim2=2)[:, -1].log()
         last = log_w[:, :, -1] + diagonal - 0.5 * u[:, :, -1].square() - log_root_two_pi
         log_density = torch.logsumexp(last, dim=1) - total[:, 0, self.context_dim]
-        return y, log_density + 0.5 * y.square().sum(dim=1) + self.dim * log_root_two_pi
+        log_det = log_density + 0.5 * y.square().sum(dim=1) + self.dim * log_root_two_pi
+        far = (y.abs() > rules.far_square).any(dim=1)
+        if is_transformed(u) or not bool(far.any()):
+            return y, log_det
+        c = self.context_dim
+        log_rate = self.inverse_factors.double().diagonal(dim1=1, dim2=2).log()[:, c:]
+        slopes = tail_log_slopes(u[far][:, :, c:], log_w[far][:, :, c:], log_rate, y[far])
+        return y, log_det.index_put((far,), slopes.sum(dim=1))
 
     def _push_with_jacobian(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """T(x) and dT(x), the derivative of F_i = sum_k w_ik Phi(u_ik) over N(T_i), through u_ik and w_ik."""

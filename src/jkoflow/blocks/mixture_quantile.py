@@ -17,7 +17,14 @@ from torch import Tensor
 
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 
-__all__ = ["conditional_quantiles", "least_log", "log_root_two_pi", "quantile_of_shares"]
+__all__ = [
+    "conditional_quantiles",
+    "least_log",
+    "log_root_two_pi",
+    "quantile_of_shares",
+    "rules",
+    "tail_log_slopes",
+]
 
 log_root_two_pi = 0.5 * math.log(2 * math.pi)
 
@@ -34,6 +41,8 @@ class QuantileRules:
         direct_log: Logarithm of a probability above which the probability itself is a number in float64.
         small: A probability of at least this much keeps enough digits as 1 minus the other.
         tail_steps: Newton's steps for the quantile of a probability that is no number.
+        far_square: Quantiles beyond this have squares whose difference has lost its digits: slopes are taken
+            from ratios.
         far: Quantiles beyond this belong to probabilities that are hardly numbers in float64.
         steps: Most steps of a root search.
         settled: Relative change of a root at which its search ends.
@@ -46,6 +55,7 @@ class QuantileRules:
     direct_log: float = -600.0
     small: float = 1e-3
     tail_steps: int = 4
+    far_square: float = 1e6
     far: float = 35.0
     steps: int = 100
     settled: float = 4e-15
@@ -95,9 +105,32 @@ def _normal_quantile(log_p: Tensor) -> Tensor:
     z = -(-2 * far.detach()).sqrt()
     for _ in range(rules.tail_steps):  # the last of Newton's steps carries the derivative
         at = z.detach()
-        log_p_at = torch.special.log_ndtr(at)
-        z = at - (log_p_at - far) * (0.5 * at.square() + log_root_two_pi + log_p_at).exp()
+        z = at - (torch.special.log_ndtr(at) - far) * _mills_ratio(at)
     return torch.where(log_p < rules.direct_log, z, direct)
+
+
+def _mills_ratio(z: Tensor) -> Tensor:
+    """Phi(z)/N(z) without a difference of squares, which has no digits left far in the tail."""
+    ratio: Tensor = torch.special.erfcx(z * -math.sqrt(0.5)) * math.sqrt(math.pi / 2)
+    return ratio
+
+
+def tail_log_slopes(u: Tensor, log_w: Tensor, log_rate: Tensor, y: Tensor) -> Tensor:
+    """log dy/dt of y = Phi^{-1}(sum_k w_k Phi(u_k)), shape `(n, p)`, with all its digits far in the tail.
+
+    By the smaller tail, with Mills' ratio m = Phi/N: dy/dt = m(y) sum_k (share of k in the tail) u_k'/m(u_k).
+
+    Arguments:
+        u: Shape `(n, K, p)`.
+        log_w: log w of each component, up to a number for all of them, shape `(n, K, p)`.
+        log_rate: log du_k/dt, shape `(K, p)`.
+        y: Shape `(n, p)`.
+    """
+    side = torch.where(y > 0, -1.0, 1.0).to(y)
+    v = side[:, None] * u
+    log_share = torch.log_softmax(log_w + torch.special.log_ndtr(v), dim=1)
+    slopes = torch.logsumexp(log_share + log_rate - _mills_ratio(v).log(), dim=1)
+    return slopes + _mills_ratio(side * y).log()
 
 
 def _counted(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:

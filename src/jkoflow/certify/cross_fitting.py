@@ -1,22 +1,26 @@
 r"""A lower bound of KL(p_0‖q_0) by critics that are fitted on some rows and evaluated on others.
 
-    KL >= E_p[h] - c - E_q[e^{h - c}] + 1 =: D(h)     for every h, c; D on rows new to h
-    KL >= E_p[log r - log q_0]                        for every normalised density r
+    KL >= E_p[log R] - E_q[R] + 1 =: D(R)    for every R > 0; D on rows new to R
+    R = s_0 + s_1 e^{h - c} + sum_j s_j r_j/q_0,    E_q[R] <= 1 + s_1 (E_q[e^{h - c}] - 1)
 
-The first is Donsker & Varadhan's bound without its logarithm; where a mixture r as a witness proves more,
-it is the second. The rows are cut in folds: on all but one the critics are fitted and put together, on that
-one they are evaluated, and the values are averaged; what is averaged in the first bound is cut from above,
-so the one-sided interval is the normal one.
+The first is the bound of Nguyen, Wainwright & Jordan (2010), arXiv 0809.0853: Donsker & Varadhan's without
+its logarithm. h is a critic that tells rows from draws of q_0, and r_j are witnesses, densities whose ratio
+to q_0 has at most the mean 1 under q_0, so that no draw is needed for them and their gain has no ceiling.
+With s_0 = 1 - s_1 and nothing else D is the bound by a critic alone, with s_j = 1 that by a witness alone.
 
-Source: theory, "Beyond the paper", bracket from below and witness bound; the form without logarithm is that
-of Nguyen, Wainwright & Jordan (2010), arXiv 0809.0853.
+The rows are cut in folds: on all but one critics and witnesses are fitted and put together, on that one they
+are evaluated, and the values are averaged. log R is bounded from below by log s_0 and e^{h - c} is cut from
+above, so the one-sided interval is the normal one. Witnesses may learn from the rows of the fit too: they
+stay normalised densities whatever they were fitted to.
+
+Source: theory, "Beyond the paper", bracket from below and witness bound.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +28,8 @@ from torch import Tensor
 from jkoflow.certify.critic import Critic, fit_network, fit_trees
 from jkoflow.certify.evidence import Evidence
 from jkoflow.certify.seen import Seen
-from jkoflow.certify.stacking import stack
-from jkoflow.certify.witness import Mixture, affordable_components
+from jkoflow.certify.stacking import mixing_shares, stack
+from jkoflow.certify.witness import Witness, fit_witnesses, gain
 from jkoflow.flow.likelihood import standard_error
 from jkoflow.particles import Particles
 
@@ -40,17 +44,17 @@ _MOST_DRAWS = 10_000
 _FOLDS = 5
 """The rows are cut in so many parts: critics are fitted on all but one and evaluated on that one."""
 
-_FLOOR_NATS = -10.0
-"""h - c is cut from below there, so that no single row decides an average; the bound holds for any h, cut
-too."""
+_MOST_STACKED_NATS = 10.0
+"""The gains of witnesses are cut at plus and minus so many nats before they are stacked with critics."""
 
-_CEILINGS_NATS = (4.0, 7.0)
-"""h - c is cut from above at one of these, whichever promises the larger bound on rows kept for the
-choice."""
+_CEILING_NATS = 4.0
+"""h - c is cut from above there, so that no single draw of q_0 decides an average: e^4 is 55."""
+
+_CAPPED_NATS = 7.0
+"""Where critics see a log-ratio above this and no witness does, nobody can say how far above it is."""
 
 _STACKING_SHARE = 0.2
-"""So large a share of the fitted rows is kept for putting the critics together and choosing among the
-bounds."""
+"""So large a share of the fitted rows is kept for putting critics and witnesses together."""
 
 Pair = tuple[Seen, Seen]
 """Held-out rows, and fresh samples of q_0."""
@@ -58,11 +62,17 @@ Pair = tuple[Seen, Seen]
 
 @dataclass(frozen=True)
 class _Value:
-    """A bound's value before its interval and its standard error, nats; the share of rows at the ceiling."""
+    """What a bound is worth.
+
+    Arguments:
+        value: Before its interval, nats.
+        se: Its standard error.
+        capped: Share of rows whose log-ratio is above seven nats by the critics, and no witness says how far.
+    """
 
     value: float
     se: float
-    capped: float = 0.0
+    capped: float
 
 
 @dataclass(frozen=True)
@@ -78,8 +88,50 @@ class _Told:
     gains: Tensor
 
 
-Bound = Callable[[_Told, _Told], _Value]
-"""Evaluates a fitted bound on rows and on draws of q_0."""
+@dataclass(frozen=True)
+class _Bound:
+    """D(R), put together on rows that neither critics nor witnesses were fitted on.
+
+    Arguments:
+        weights: Of the critics in h, shape `(k,)`.
+        shift: What is added to that, so that E_q[e^{h - c}] = 1 on the draws that it was put together on.
+        shares: s_0, s_1 and those of the witnesses, shape `(2 + m,)`.
+    """
+
+    weights: Tensor
+    shift: float
+    shares: Tensor
+
+    @classmethod
+    def of(cls, rows: _Told, draws: _Told) -> _Bound:
+        """The bound of the best combination by these rows and draws."""
+        weights, _ = stack(rows.critics, draws.critics)
+        h = draws.critics @ weights.to(draws.critics)
+        shift = math.log(len(h)) - float(torch.logsumexp(h, 0))
+        apart = cls(weights, shift, torch.ones(2 + rows.gains.shape[1], dtype=torch.float64))
+        return replace(apart, shares=mixing_shares(apart.log_terms(rows)))
+
+    def log_terms(self, told: _Told) -> Tensor:
+        """The logarithms of 1, e^{h - c} and each r/q_0 at each row, shape `(n, 2 + m)`."""
+        h = self.critic(told).clamp_max(_CEILING_NATS)
+        return torch.cat([torch.zeros_like(h)[:, None], h[:, None], told.gains], dim=1)
+
+    def critic(self, told: _Told) -> Tensor:
+        """h - c of each row, not cut, shape `(n,)`."""
+        h: Tensor = told.critics @ self.weights.to(told.critics) + self.shift
+        return h
+
+    def __call__(self, rows: _Told, draws: _Told) -> _Value:
+        """D on rows of p and draws of q_0."""
+        log_ratio = torch.logsumexp(self.log_terms(rows) + self.shares.log().to(rows.gains), dim=1)
+        above = self.critic(rows) >= _CAPPED_NATS
+        share = float(self.shares[1])
+        ratio = share * self.critic(draws).clamp_max(_CEILING_NATS).exp()
+        return _Value(
+            value=float(log_ratio.mean() - ratio.mean()) + share,
+            se=math.hypot(standard_error(log_ratio), standard_error(ratio)),
+            capped=float((above & (log_ratio <= _CAPPED_NATS)).double().mean()),
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +142,7 @@ class CrossFitted:
         value: D on rows new to the critics, nats.
         se: Its standard error.
         fitted: D on the rows that they were fitted on.
-        capped: Largest share of a fold's rows at the highest ceiling, above which nothing is known.
+        capped: Largest share of a fold's rows whose log-ratio is above what critics and witnesses can tell.
     """
 
     value: float
@@ -153,20 +205,15 @@ def _fold(evidence: Evidence, seen: Sequence[Pair], number: int) -> _Fold:
     rows, draws = (_shuffled(evidence, [pair[side] for pair in others], number) for side in (0, 1))
     (fit, choice), (fit_draws, choice_draws) = _cut_off(rows), _cut_off(draws)
     seed = int(torch.randint(2**31 - 1, (), generator=evidence.stream(f"critics {number}")))
-    mixtures = [Mixture(fit, count, seed=seed) for count in affordable_components(fit)]
     critics = _critics(evidence, fit, fit_draws, seed, number)
-    chosen_on = _told(critics, mixtures, choice), _told(critics, mixtures, choice_draws)
-    bounds = [*_by_ratio(*chosen_on), *map(_witness, range(len(mixtures)))]
-    chosen = max(bounds, key=lambda bound: _prospect(bound(*chosen_on)))
-    return _Fold(
-        held_out=chosen(*(_told(critics, mixtures, part) for part in seen[number])),
-        fitted=chosen(*(_told(critics, mixtures, part) for part in (fit, fit_draws))),
-    )
+    witnesses = _witnesses(evidence, fit, choice, seed)
 
+    def told(pair: Pair) -> tuple[_Told, _Told]:
+        rows, draws = (_told(critics, witnesses, part) for part in pair)
+        return rows, draws
 
-def _prospect(value: _Value) -> float:
-    """What a bound may be expected to prove: noise is dearer than a little sharpness."""
-    return value.value - value.se if math.isfinite(value.value) else -math.inf
+    bound = _Bound.of(*told((choice, choice_draws)))
+    return _Fold(held_out=bound(*told(seen[number])), fitted=bound(*told((fit, fit_draws))))
 
 
 def _shuffled(evidence: Evidence, parts: Sequence[Seen], number: int) -> Seen:
@@ -188,48 +235,17 @@ def _critics(evidence: Evidence, rows: Seen, draws: Seen, seed: int, number: int
     return [fit_trees(p, q, seed=seed), network]
 
 
-def _told(critics: Sequence[Critic], mixtures: Sequence[Mixture], seen: Seen) -> _Told:
+def _witnesses(evidence: Evidence, rows: Seen, others: Seen, seed: int) -> list[Witness]:
+    """Witnesses fitted to these rows and to those of the fit; none where the law depends on a context."""
+    if rows.context is not None:
+        return []
+    known = [] if evidence.fitted_rows is None else [evidence.fitted_rows.to(rows.x)]
+    return fit_witnesses(torch.cat([rows.x, *known]), others, seed=seed)
+
+
+def _told(critics: Sequence[Critic], witnesses: Sequence[Witness], seen: Seen) -> _Told:
     columns = seen.columns()
-    gains = [mixture.gain(seen) for mixture in mixtures]
-    cut = [gain.clamp(_FLOOR_NATS, -_FLOOR_NATS).nan_to_num() for gain in gains]
+    gains = [gain(witness, seen) for witness in witnesses]
+    cut = [part.clamp(-_MOST_STACKED_NATS, _MOST_STACKED_NATS).nan_to_num() for part in gains]
     together = torch.stack([*(h(columns).to(seen.log_q0) for h in critics), *cut], dim=1)
     return _Told(together, torch.stack(gains, dim=1) if gains else together[:, :0])
-
-
-def _by_ratio(rows: _Told, draws: _Told) -> list[Bound]:
-    """The bound of the best combination of the critics on rows that they were not fitted on, at each ceiling.
-
-    Its shift c is that at which E_q[e^{h - c}] = 1 on these draws.
-    """
-    weights, offset = stack(rows.critics, draws.critics)
-
-    def combined(told: _Told) -> Tensor:
-        h: Tensor = told.critics @ weights.to(told.critics) + offset
-        return h
-
-    shift = float(torch.logsumexp(combined(draws), 0)) - math.log(len(draws.critics))
-    return [_donsker_varadhan(combined, shift, ceiling) for ceiling in _CEILINGS_NATS]
-
-
-def _donsker_varadhan(h: Callable[[_Told], Tensor], shift: float, ceiling: float) -> Bound:
-    """The bound of h less its shift c, cut at a ceiling."""
-
-    def evaluate(rows: _Told, fresh: _Told) -> _Value:
-        of_p = (h(rows) - shift).clamp(_FLOOR_NATS, ceiling)
-        ratio = (h(fresh) - shift).clamp(_FLOOR_NATS, ceiling).exp()
-        value = float(of_p.mean() - ratio.mean()) + 1
-        capped = float((of_p >= ceiling).double().mean()) if ceiling == max(_CEILINGS_NATS) else 0.0
-        return _Value(value, math.hypot(standard_error(of_p), standard_error(ratio)), capped)
-
-    return evaluate
-
-
-def _witness(place: int) -> Bound:
-    """A mixture's witness bound; it needs no ceiling, however large the gain."""
-
-    def evaluate(rows: _Told, fresh: _Told) -> _Value:
-        del fresh
-        gain = rows.gains[:, place]
-        return _Value(float(gain.mean()), standard_error(gain))
-
-    return evaluate

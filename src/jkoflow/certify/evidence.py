@@ -53,6 +53,8 @@ class Evidence:
         dependent: The relation of each column that others determine exactly, such as
             `clay = 1 - sand - silt`, by its name.
         seen: How many of the held-out rows the fit has seen; None where not known.
+        fitted_rows: Rows that the fit looked at, some of them, from which witnesses may learn the law, shape
+            `(m, d)`; None where they are not known, or where the law depends on a context.
         names: Names of the columns; empty where they have none.
         cross_validated: Models fitted as this one was without a part of its rows, each with that part; empty
             where rows were set aside.
@@ -67,6 +69,7 @@ class Evidence:
     dequantised: tuple[str, ...] = ()
     dependent: Mapping[str, str] = field(default_factory=dict)
     seen: SeenRows | None = None
+    fitted_rows: Tensor | None = None
     names: tuple[str, ...] = ()
     cross_validated: tuple[Evidence, ...] = ()
     remarks: tuple[str, ...] = ()

@@ -55,16 +55,27 @@ class FitRows:
         table: The whole table of the fit.
         context: What its rows are conditioned on; None for nothing.
         rows: Numbers of the rows that were looked at.
+        weight: How much each row of the table counts, shape `(n,)`; None where all count the same.
     """
 
     table: Table
     context: Table | None
     rows: npt.NDArray[np.int64]
+    weight: Weights | None = None
 
     @classmethod
-    def of(cls, table: Table, context: Table | None, split: Split) -> FitRows:
+    def of(cls, table: Table, context: Table | None, split: Split, weight: Weights | None = None) -> FitRows:
         """Those of a split."""
-        return cls(table, context, np.concatenate([split.train, split.validation]))
+        return cls(table, context, np.concatenate([split.train, split.validation]), weight)
+
+    def sample(self, most: int, seed: int) -> Table:
+        """At most so many of them, drawn without replacement, by their weights where they have some."""
+        rng = np.random.default_rng(seed)
+        rows = rng.permutation(self.rows)
+        if self.weight is not None:
+            weight = self.weight[rows]
+            rows = rows[rng.random(len(rows)) * weight.max() < weight]
+        return self.table.take(rows[:most])
 
     @cached_property
     def hashes(self) -> Hashes:
@@ -102,7 +113,7 @@ class FittedTable:
     @cached_property
     def looked_at(self) -> FitRows:
         """The rows that the fit looked at."""
-        return FitRows.of(self.table, self.context, self.split)
+        return FitRows.of(self.table, self.context, self.split, self.weight)
 
     def take(self, rows: npt.NDArray[np.int64]) -> tuple[Table, Table | None, Weights | None]:
         """Some of the rows, with their contexts and their weights."""

@@ -2,14 +2,14 @@ r"""How far the model is from the data: KL(p_0‖q_0) between a proven lower end
 
     lower       D - 1.645 s.e.,                             D of critics on rows new to them (`cross_fitting`)
     estimate    max{(D_fit + D)/2, KL by neighbours},       D_fit on the rows that they were fitted on
-    upper       max{D + 2 (D_fit - D), KL by neighbours} + 0.4 estimate + 1.645 s.e.
+    upper       max{D + 2 (D_fit - D), KL by neighbours} + 0.6 estimate + 1.645 s.e.
 
 A best fit explains its own rows better than the truth does, others less well, and to first order by the
 same amount (Akaike 1974, IEEE Trans. Autom. Control 19, 716), hence the mean of the two. Critics that stop
 before they have learned anything have no optimism and prove nothing; nearest neighbours (`neighbours`) see
 structure down to their distances whether or not it can be learned, with a standard error of their own,
 which is the least width of the bracket. The upper end rests on what both miss being no more than twice the
-optimism and 0.4 of the estimate. No procedure bounds a KL from above from samples without an assumption;
+optimism and 0.6 of the estimate. No procedure bounds a KL from above from samples without an assumption;
 this one was checked on flows with known KL (docs/coverage.md). There is no upper end where the data's tail
 is heavier than the model can hold (`tails`), and no bracket at all on rows that the fit has seen.
 
@@ -51,7 +51,7 @@ density."""
 _OPTIMISM = 2.0
 """The upper end allows for so many times what critics gain on the rows that they were fitted on."""
 
-_MISSED_SHARE = 0.4
+_MISSED_SHARE = 0.6
 """The upper end allows for this share of the estimate to be finer than rows can tell."""
 
 _LOWER = "KL(p_0‖q_0) is at least this"
@@ -60,7 +60,7 @@ _UPPER = "KL(p_0‖q_0) is at most this"
 _NEIGHBOURS = "KL(p_0‖q_0) by nearest neighbours is about this"
 
 _ENOUGH = (
-    "critics miss no more of log p_0/q_0 than twice what they gain on the rows they were fitted on, and 0.4 "
+    "critics miss no more of log p_0/q_0 than twice what they gain on the rows they were fitted on, and 0.6 "
     "of the estimate"
 )
 _SOURCE = "Donsker & Varadhan; Nguyen, Wainwright & Jordan (2010); witness bound"

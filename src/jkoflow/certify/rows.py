@@ -32,6 +32,9 @@ __all__ = [
     "model_remark",
 ]
 
+_MOST_FITTED_ROWS = 10_000
+"""Witnesses learn from at most so many rows of the fit, which bounds the cost."""
+
 
 def evidence_from(
     model: Model,
@@ -66,6 +69,7 @@ def evidence_from(
         held_out=held_out,
         unsmoothed=None if rows.unsmoothed is None else held_out.at(rows.unsmoothed),
         seen=None if fit_rows is None else fit_rows.seen_of(table, given),
+        fitted_rows=None if fit_rows is None else _fitted_rows(model, fit_rows),
     )
 
 
@@ -112,6 +116,14 @@ def model_remark(folder: Path) -> str:
     """
     digest = read_json(folder / "config.json").get("model_sha256")
     return f"of the model whose model.safetensors has SHA-256 {digest}"
+
+
+def _fitted_rows(model: Model, fit_rows: FitRows) -> torch.Tensor | None:
+    """Rows of the fit as the model sees them, with noise of their own; None where they have a context."""
+    if fit_rows.context is not None:
+        return None
+    table = fit_rows.sample(_MOST_FITTED_ROWS, model.settings.seed)
+    return encode_rows(model, table, None, stream="witnesses", seed=model.settings.seed).x
 
 
 def _bare(model: Model) -> Evidence:

@@ -1,10 +1,11 @@
-r"""Several critics made one: the non-negative combination that tells the two laws apart best.
+r"""Several critics made one, and several densities made one, on rows that none of them was fitted on.
 
     w = argmin_{w >= 0, b} E_p[softplus(-H w - b)] + E_q[softplus(H w + b)] + r |w|²,    H = (h_1, ..., h_k)
+    s = argmax E_p[log sum_j s_j r_j],    s_j >= 0, sum_j s_j = 1
 
-on rows that none of the critics was fitted on, so that one that has learned noise gets little weight.
+so that one that has learned noise gets little weight. The second is concave and solved by the steps of EM.
 Source: stacked generalisation, Wolpert (1992), Neural Networks 5, 241; Breiman (1996), Machine Learning
-24, 49.
+24, 49; stacked densities, Smyth & Wolpert (1999), Machine Learning 36, 59.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
-__all__ = ["stack"]
+__all__ = ["mixing_shares", "stack"]
 
 _RIDGE = 1e-3
 """r, per nat squared: it keeps the weights finite where critics agree or separate the laws completely."""
+
+_SHARE_STEPS = 200
+"""Steps of EM for the shares of densities; what they do not settle is worth less than a row."""
 
 
 def stack(of_p: Tensor, of_q: Tensor) -> tuple[Tensor, float]:
@@ -43,3 +47,22 @@ def stack(of_p: Tensor, of_q: Tensor) -> tuple[Tensor, float]:
     limits = [(0.0, None)] * count + [(None, None)]
     found = minimize(loss, start, jac=True, bounds=limits, method="L-BFGS-B")
     return torch.as_tensor(found.x[:count]), float(found.x[count])
+
+
+def mixing_shares(log_densities: Tensor) -> Tensor:
+    """Shares `(m,)` of the densities' best mixture, float64, positive and of sum 1.
+
+    The first density counts as if one more row were its alone, so that its share is never 0.
+
+    Arguments:
+        log_densities: log r_1, ..., log r_m at each row, less anything that is the same for all of them,
+            shape `(n, m)`, nats.
+    """
+    likelihood = (log_densities - log_densities.amax(dim=1, keepdim=True)).double().exp()
+    shares = torch.full_like(likelihood[0], 1 / likelihood.shape[1])
+    for _ in range(_SHARE_STEPS):
+        joint = likelihood * shares
+        counts = (joint / joint.sum(dim=1, keepdim=True)).sum(dim=0)
+        counts[0] += 1
+        shares = counts / counts.sum()
+    return shares

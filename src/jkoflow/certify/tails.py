@@ -24,9 +24,10 @@ from torch import Tensor
 
 from jkoflow.certify.claim import Claim, Verdict, undecided, verdict_below
 from jkoflow.certify.evidence import GIVE_ROWS, LEAST_ROWS, LEVEL, Evidence, too_few
+from jkoflow.certify.pareto import fit_pareto_tail
 from jkoflow.flow.likelihood import log_prob
 
-__all__ = ["Tail", "claims", "heavier_tails", "pareto_shape", "tails"]
+__all__ = ["Tail", "claims", "heavier_tails", "tails"]
 
 _ROWS = 10_000
 """At most so many held-out rows are looked at, the first, which bounds the cost in many columns."""
@@ -81,20 +82,6 @@ class Tail:
         """1/alpha, two-sided."""
         half = float(norm.ppf((1 + level) / 2)) * self.se
         return self.shape - half, self.shape + half
-
-
-def pareto_shape(excesses: Tensor) -> float:
-    """1/alpha of the generalised Pareto law of excesses, shape `(k,)`, after Zhang & Stephens (2009)."""
-    y = excesses.double().sort().values
-    count = len(y)
-    points = 30 + math.isqrt(count)
-    quartile = float(y[int(count / 4 + 0.5) - 1])
-    number = torch.arange(1, points + 1, dtype=torch.float64)
-    b = 1 / y[-1] + (1 - (points / (number - 0.5)).sqrt()) / (3 * quartile)
-    shapes = torch.log1p(-b[:, None] * y[None]).mean(dim=1)
-    likelihood = count * ((-b / shapes).log() - shapes - 1)
-    mean = float((torch.softmax(likelihood, 0) * b).sum())
-    return float(torch.log1p(-mean * y).mean())
 
 
 def tails(evidence: Evidence) -> list[Tail]:
@@ -186,9 +173,10 @@ def _shape(distance: Tensor, count: int) -> tuple[float, int]:
     largest = distance.topk(min(count + 1, len(distance))).values
     excesses = largest[:-1] - largest[-1]
     excesses = excesses[excesses > 0]
-    if len(excesses) < _FEWEST_EXCESSES // 2:
+    tail = fit_pareto_tail(excesses.double().numpy())
+    if tail is None or len(excesses) < _FEWEST_EXCESSES // 2:
         return math.nan, 0
-    return pareto_shape(excesses), len(excesses)
+    return tail.shape, len(excesses)
 
 
 def _growth(evidence: Evidence, directions: Tensor, farthest: float) -> Tensor:
