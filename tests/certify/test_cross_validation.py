@@ -13,7 +13,7 @@ from jkoflow.certify import cross_validation
 from jkoflow.certify.cross_validation import with_cross_validation
 from jkoflow.certify.fit_rows import FittedTable
 from jkoflow.certify.kl import bracket
-from jkoflow.certify.rows import evidence_from, evidence_without
+from jkoflow.certify.rows import evidence_from, evidence_without, held_out_evidence
 from jkoflow.config import Settings
 from jkoflow.data import read_table
 from jkoflow.fitting import fit_table, split_rows
@@ -56,6 +56,15 @@ def test_each_row_is_judged_once_by_a_model_of_the_others() -> None:
     assert found.lower is not None
     assert found.upper is not None
     assert 0 <= found.lower <= found.estimate <= found.upper < 2
+
+
+def test_witnesses_learn_nothing_from_rows_that_they_are_judged_on() -> None:
+    """The rows of the kept model's fit are those of the five folds."""
+    given = fitted(holdout_fraction=0.1)
+    model = fit_table(given.table, settings=given.settings).model
+    few = held_out_evidence(model, given)
+    assert few.fitted_rows is not None
+    assert with_cross_validation(few, given).fitted_rows is None
 
 
 def test_copies_are_left_out_together() -> None:

@@ -59,7 +59,8 @@ def with_cross_validation(
         f"too few rows were set aside: the bracket is the mean of {_FOLDS} models, each fitted as this one "
         f"was without a fifth of the {len(fitted.table):,} rows and judged on that fifth"
     )
-    return replace(evidence, cross_validated=parts, remarks=(*evidence.remarks, told))
+    # the rows that the kept model was fitted to are those that the five are judged on
+    return replace(evidence, cross_validated=parts, fitted_rows=None, remarks=(*evidence.remarks, told))
 
 
 def _parts(fitted: FittedTable, progress: Callable[[int, int], None]) -> Iterator[Evidence]:
