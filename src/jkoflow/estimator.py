@@ -248,7 +248,9 @@ class JKOFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             return certify(evidence, recorded=recorded_of(self.model_))
         if fitted is None:
             return certify(
-                evidence_without(self.model_, "the model was loaded, and rows are not kept; pass X")
+                evidence_without(
+                    self.model_, "a stored or copied model does not keep the rows of its fit; pass X"
+                )
             )
         return certify(with_cross_validation(held_out_evidence(self.model_, fitted), fitted))
 

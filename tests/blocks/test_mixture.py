@@ -148,6 +148,18 @@ def test_log_det_keeps_its_digits_however_far_a_row_lies(distance: float) -> Non
     torch.testing.assert_close(log_det, torch.full_like(log_det, -2 * math.log(3)), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("distance", [42.5, 60.0])
+def test_a_column_between_modes_is_the_same_beside_one_that_lies_far_out(distance: float) -> None:
+    """Two modes and an independent column: what the latter is changes nothing, nor the gradient."""
+    means = torch.tensor([[-distance, 0.0], [distance, 0.0]])
+    block = map_of(torch.tensor([0.6, 0.4]), means, torch.eye(2).expand(2, 2, 2))
+    x = torch.tensor([[3.0, 0.0], [3.0, 5e6]], dtype=torch.float64, requires_grad=True)
+    _, log_det = block.push_with_log_det(x)
+    torch.testing.assert_close(log_det[0], log_det[1], rtol=1e-9, atol=0)
+    (slope,) = torch.autograd.grad(log_det.sum(), x)
+    assert float(slope[0, 0]) == pytest.approx(float(slope[1, 0]), rel=1e-6)
+
+
 def test_log_det_is_the_same_by_ratios_and_by_densities(monkeypatch: pytest.MonkeyPatch) -> None:
     block, _ = block_and_law(2)
     x = torch.cat([points(40, 2), points(40, 2) + 30, 200 * points(40, 2)])

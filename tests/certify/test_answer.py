@@ -54,10 +54,10 @@ def found(*claims: Claim, **ends: Any) -> Certificates:
     ("certificates", "tone", "words"),
     [
         (found(lower=0.0, upper=0.05), "good", "good: samples of the model can stand in"),
-        (found(lower=0.0, upper=0.08), "good", "at best 60 times in 100"),
+        (found(lower=0.0, upper=0.08), "good", "under the assumption below"),
         (found(NORMALITY, lower=0.0, upper=0.05), "usable", "1 claim fails"),
         (found(lower=0.02, upper=0.4), "usable", "usable for drawing rows"),
-        (found(lower=0.4, upper=0.9), "unknown", "at least 0.4 nats and at most 0.9"),
+        (found(lower=0.4, upper=0.9), "unknown", "anything from 0.4 to 0.9 nats"),
         (found(TAILS, lower=0.1, upper=math.inf), "unknown", "without an upper end: heavier tails"),
         (found(lower=0.6, upper=0.9), "bad", "do not use as a stand-in for the data, because its density"),
         (found(BROKEN, lower=0.0, upper=0.01), "bad", "do not use, because this fails: samples and log_prob"),
@@ -104,8 +104,11 @@ def test_a_lower_end_says_nothing_of_classifiers() -> None:
     assert "at least 1.5 times too small" in told
     assert "classifier" in scale_of(KLBracket(lower=0.0, upper=0.1))
     assert scale_of(KLBracket()) == ""
-    assert scale_of(KLBracket(lower=3.0, upper=14.0)).startswith("so large an upper end bounds no classifier")
-    assert "at least e^57 times too small" in answer(found(lower=57.0, upper=math.inf)).sentence
+    assert scale_of(KLBracket(lower=3.0, upper=14.0)).startswith("with so high an upper end a classifier may")
+    for nats, times in ((0.7, "2.01"), (math.log(999.998), "999.99"), (19.8, "10^8"), (57.0, "10^24")):
+        told = answer(found(lower=nats, upper=math.inf)).sentence
+        assert f"at least {times} times too small" in told
+        assert float(times.replace("10^", "1e")) <= math.exp(nats)
     assert not [
         line for line in bracket_lines(KLBracket(1.0, 1.0, math.inf, assumption="x")) if "assum" in line
     ]

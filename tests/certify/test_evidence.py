@@ -130,6 +130,9 @@ def test_witnesses_learn_from_rows_that_the_fit_looked_at() -> None:
     assert found is not None
     expected = torch.as_tensor(model.schema.standardise(table.values[100:301]))
     torch.testing.assert_close(found.sort(dim=0).values, expected.to(found).sort(dim=0).values)
+    repeated = table.take(np.array([*range(50), 120]))
+    fit_rows = FitRows.of(table, None, split)
+    assert evidence_from(model, repeated, stream="certify", fit_rows=fit_rows).fitted_rows is None
     weight = np.where(np.arange(400) < 200, 1.0, 0.0)
     assert len(FitRows.of(table, None, split, weight).sample(1000, seed=0)) == 100
     assert len(FitRows.of(table, None, split).sample(50, seed=0)) == 50

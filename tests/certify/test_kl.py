@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock
-from jkoflow.certify import Evidence, certify
+from jkoflow.certify import Evidence, certify, cross_fitting
 from jkoflow.certify import critic as critic_module
 from jkoflow.certify import kl as kl_module
 from jkoflow.certify import witness as witness_module
 from jkoflow.certify.critic import fit_network, fit_trees
+from jkoflow.certify.cross_fitting import CrossFitted
 from jkoflow.certify.fit_rows import SeenRows
 from jkoflow.certify.kl import bracket
 from jkoflow.certify.seen import Seen
@@ -169,6 +170,36 @@ def test_tail_that_no_normal_model_can_hold_leaves_no_upper_end(law: str) -> Non
     assert (found.estimate, found.upper) == (None, math.inf)
     assert "tail is heavier" in found.assumption
     assert [claim.verdict for claim in claims[:3]] == ["holds", "undecided", "undecided"]
+
+
+def test_copies_among_the_rows_prove_nothing() -> None:
+    """Every row twice: critics that learned one copy know the other, and the model is right."""
+    x = torch.randn(300, 5, generator=generator(3))
+    found, claims = bracket(Evidence(normal_flow(1.0, 5), Particles(x.repeat_interleave(2, dim=0))))
+    assert found.lower == 0.0
+    assert claims[0].rows == 300
+    few, (claim,) = bracket(Evidence(normal_flow(1.0, 5), Particles(x[:90].repeat_interleave(2, dim=0))))
+    assert few.upper is None
+    assert "90 different held-out rows" in claim.assumption
+
+
+def test_rows_on_which_the_density_is_no_number_leave_it_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = CrossFitted(math.nan, math.nan, math.nan, 0.0)
+    monkeypatch.setattr(kl_module, "cross_fit", lambda evidence, folds: told)
+    found, (claim,) = bracket(Evidence(normal_flow(1.0), normal_rows(200)))
+    assert (found.lower, found.estimate, found.upper) == (None, None, None)
+    assert claim.verdict == "undecided"
+    assert "no number" in claim.assumption
+
+
+def test_a_draw_that_critics_put_far_off_does_not_silence_them() -> None:
+    """The log-ratio of N(1, 1) to N(0, 1) at 820 draws, one of them said to be 15."""
+    h = torch.randn(820, 1, generator=generator(1)).double() - 0.5
+    shift = cross_fitting._shift(h[:, 0])
+    far = h[:, 0].clone()
+    far[0] = 15.0
+    assert abs(cross_fitting._shift(far) - shift) < 0.15
+    assert float((h[:, 0] + shift).clamp_max(4.0).exp().mean()) == pytest.approx(1)
 
 
 def test_rows_with_atoms_have_no_density() -> None:

@@ -38,3 +38,16 @@ def test_shape_and_scale_of_draws(shape: float) -> None:
 @pytest.mark.parametrize("y", [[1.0, 2.0, 3.0, 4.0], [2.0] * 20, []])
 def test_nothing_is_told_of_too_few_values(y: list[float]) -> None:
     assert fit_pareto_tail(np.array(y)) is None
+
+
+@pytest.mark.parametrize(
+    "y", [[1e-310, 2e-310, 3e-310, 1.0, 2.0, 3.0], [1e-12] * 3 + [1e5, 2e5, 1e300], [1e-12] * 9 + [1.0]]
+)
+def test_what_is_fitted_to_extreme_values_is_a_law_or_nothing(y: list[float]) -> None:
+    found = fit_pareto_tail(np.array(y))
+    assert found is None or (np.isfinite(found.shape) and 0 < found.scale < np.inf)
+
+
+@pytest.mark.parametrize("shape", [-0.5, -1.0, -2.0])
+def test_density_is_zero_beyond_the_end_of_the_law(shape: float) -> None:
+    assert ParetoTail(shape, 1.0).log_density(np.array([5.0, 1e9])) == pytest.approx([-np.inf, -np.inf])

@@ -58,7 +58,7 @@ def test_answer_comes_first_with_the_kind_of_each_number() -> None:
         "At least 0.0123 nats a proven lower bound, at 95 %",
         "About 0.05 nats a plug-in estimate",
         "At most 0.09 nats under the assumption below, at 95 %",
-        "Assumption of the upper end: rich",
+        "What “at most” assumes: rich",
     ):
         assert words in text
     sections = [line for line in html.splitlines() if line.startswith("<section")]

@@ -263,6 +263,11 @@ class MixtureBlock(Block):
         return (means + moved)[:, c:]
 
     def _push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """T(x) and its log-determinant, log p(x | c) less log N(T(x)).
+
+        Far out that difference of squares has no digits left: there the slopes are taken from ratios, but not
+        within a transformation of torch.func, where no branch may depend on a number.
+        """
         u, log_w = self._standardised(x, context)
         largest = log_w.amax(dim=1, keepdim=True)
         w = (log_w - largest).clamp_min_(least_log).exp_()

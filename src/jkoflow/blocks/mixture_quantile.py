@@ -55,7 +55,7 @@ class QuantileRules:
     direct_log: float = -600.0
     small: float = 1e-3
     tail_steps: int = 4
-    far_square: float = 1e6
+    far_square: float = 1e4
     far: float = 35.0
     steps: int = 100
     settled: float = 4e-15
@@ -105,14 +105,15 @@ def _normal_quantile(log_p: Tensor) -> Tensor:
     z = -(-2 * far.detach()).sqrt()
     for _ in range(rules.tail_steps):  # the last of Newton's steps carries the derivative
         at = z.detach()
-        z = at - (torch.special.log_ndtr(at) - far) * _mills_ratio(at)
+        z = at - (torch.special.log_ndtr(at) - far) * _log_mills_ratio(at).exp()
     return torch.where(log_p < rules.direct_log, z, direct)
 
 
-def _mills_ratio(z: Tensor) -> Tensor:
-    """Phi(z)/N(z) without a difference of squares, which has no digits left far in the tail."""
-    ratio: Tensor = torch.special.erfcx(z * -math.sqrt(0.5)) * math.sqrt(math.pi / 2)
-    return ratio
+def _log_mills_ratio(z: Tensor) -> Tensor:
+    """log Phi(z)/N(z); where z < 0 without a difference of squares, which has no digits far in the tail."""
+    below, above = z.clamp_max(0), z.clamp_min(0)
+    of_tail = (torch.special.erfcx(below * -math.sqrt(0.5)) * math.sqrt(math.pi / 2)).log()
+    return torch.where(z < 0, of_tail, torch.special.log_ndtr(above) + 0.5 * above.square() + log_root_two_pi)
 
 
 def tail_log_slopes(u: Tensor, log_w: Tensor, log_rate: Tensor, y: Tensor) -> Tensor:
@@ -129,8 +130,8 @@ def tail_log_slopes(u: Tensor, log_w: Tensor, log_rate: Tensor, y: Tensor) -> Te
     side = torch.where(y > 0, -1.0, 1.0).to(y)
     v = side[:, None] * u
     log_share = torch.log_softmax(log_w + torch.special.log_ndtr(v), dim=1)
-    slopes = torch.logsumexp(log_share + log_rate - _mills_ratio(v).log(), dim=1)
-    return slopes + _mills_ratio(side * y).log()
+    slopes = torch.logsumexp(log_share + log_rate - _log_mills_ratio(v), dim=1)
+    return slopes + _log_mills_ratio(side * y)
 
 
 def _counted(z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:

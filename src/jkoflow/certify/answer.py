@@ -6,7 +6,7 @@ of the best of all classifiers between a real and a generated row, each as likel
 Bretagnolle & Huber 1979, Z. Wahrsch. verw. Geb. 47, 119). From the upper end of the KL follows that no
 classifier is right more often than this; from the lower end nothing follows for classifiers. What that says
 is the KL itself: in the geometric mean over real rows the model's density is at least e^KL times too small.
-The thresholds are `_GOOD_NATS` and `_USABLE_NATS`; docs/theory.md, "The first line", defends them.
+The thresholds are `GOOD_NATS` and `USABLE_NATS`; docs/theory.md, "The first line", defends them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from jkoflow.certify.evidence import LEAST_ROWS
 from jkoflow.certify.subject import Subject
 
 __all__ = [
+    "GOOD_NATS",
     "MARKS",
+    "USABLE_NATS",
     "Answer",
     "NextStep",
     "Tone",
@@ -44,10 +46,10 @@ Tone = Literal["good", "usable", "bad", "unknown"]
 MARKS: dict[Tone, str] = {"good": "✓", "usable": "~", "bad": "✗", "unknown": "?"}
 """A sign for each tone, where there is no colour or it is not seen."""
 
-_GOOD_NATS = 0.08
+GOOD_NATS = 0.08
 """Good up to this upper end: by Pinsker's inequality no classifier is right in more than 60 % of cases."""
 
-_USABLE_NATS = 0.5
+USABLE_NATS = 0.5
 """Usable up to this upper end, at which 75 % is the most; not to be used from this lower end on."""
 
 _MOST_HELD_OUT = 0.5
@@ -121,10 +123,10 @@ def answer(certificates: Certificates, subject: Subject | None = None) -> Answer
         return Answer(
             "bad", f"do not use for these rows, because {_other_law(others[0])}", _own_rows(subject)
         )
-    if lower > _USABLE_NATS:
-        why = f"{_times(lower)}: KL(data‖model) is at least {lower:.3g} nats, proven"
+    if lower > USABLE_NATS:
+        why = f"{_times(lower)}: KL(data‖model) is at least {lower:.3g} nats, proven {_level(kl)}"
         return Answer("bad", f"do not use as a stand-in for the data, because {why}", _refit(subject))
-    if not (is_finite(kl.upper) and kl.upper <= _USABLE_NATS):
+    if not (is_finite(kl.upper) and kl.upper <= USABLE_NATS):
         return Answer("unknown", f"not decided, because {_open(certificates, lower)}", _rows(subject))
     return _favourable(certificates, kl.upper, subject)
 
@@ -133,7 +135,7 @@ def bracket_lines(kl: KLBracket) -> list[str]:
     """The bracket, then its scale, then its assumption; a line each."""
     if kl.lower is None:
         return ["not known; the notes and the claims on it say why"]
-    level = f"at {100 * kl.level:.0f} %"
+    level = _level(kl)
     if is_finite(kl.upper):
         told = f"between {kl.lower:.4f} and {kl.upper:.4f} nats {level}"
     elif kl.lower > 0:
@@ -160,10 +162,10 @@ def scale_of(kl: KLBracket) -> str:
             f"{share} % of cases (50 % is chance)"
         )
     elif is_finite(kl.upper):
-        told.append("so large an upper end bounds no classifier between real and generated rows")
+        told.append("with so high an upper end a classifier may tell real from generated rows every time")
     elif is_finite(kl.lower):
         told.append("without an upper end nothing bounds how often a classifier could be right")
-    if is_finite(kl.lower) and 0 < kl.lower <= _USABLE_NATS:
+    if is_finite(kl.lower) and 0 < kl.lower <= USABLE_NATS:
         told.append(_times(kl.lower))
     return "; ".join(told)
 
@@ -177,9 +179,8 @@ def _favourable(certificates: Certificates, upper: float, subject: Subject) -> A
     failed = len(certificates.failed)
     although = f"; {failed} claim{'s fail' if failed > 1 else ' fails'}, below" if failed else ""
     draw = _draw(subject)
-    if upper <= _GOOD_NATS and not failed:
-        sentence = f"good: {_STANDS_IN}, told apart at best {share} times in 100 (50 is chance)"
-        return Answer("good", sentence, draw)
+    if upper <= GOOD_NATS and not failed:
+        return Answer("good", f"good: {_STANDS_IN}, under the assumption below", draw)
     sentence = (
         f"usable for drawing rows and for averages of log_prob, which are at most {upper:.2g} nats too low; "
         f"not shown to stand in for the data: a classifier may be right {share} times in 100{although}"
@@ -197,13 +198,16 @@ def _missing(certificates: Certificates) -> str:
 
 def _open(certificates: Certificates, lower: float) -> str:
     """Why a bracket that says something decides nothing."""
-    least = f"KL(data‖model) is at least {lower:.3g} nats and " if lower > 0 else "KL(data‖model) is "
     upper = certificates.kl.upper
     if is_finite(upper):
-        return f"{least}at most {upper:.3g}: more held-out rows would make that narrower"
+        return (
+            f"KL(data‖model) may be anything from {lower:.3g} to {upper:.3g} nats, of which {GOOD_NATS:g} "
+            f"are good and {USABLE_NATS:g} usable; more held-out rows would narrow that down"
+        )
     reasons = [claim.assumption for claim in _about_kl(certificates) if claim.verdict == "undecided"]
     why = f": {reasons[0]}" if reasons else ""
-    return f"{least}without an upper end{why}"
+    least = f"at least {lower:.3g} nats and " if lower > 0 else ""
+    return f"KL(data‖model) is {least}without an upper end{why}"
 
 
 def _about_kl(certificates: Certificates) -> list[Claim]:
@@ -216,8 +220,13 @@ def _other_law(claim: Claim) -> str:
 
 def _times(nats: float) -> str:
     """What a KL of at least so much says of the density of a real row."""
-    times = f"{math.exp(nats):.3g}" if nats < 12 else f"e^{nats:.0f}"
+    power = math.floor(nats / math.log(10))
+    times = f"{math.floor(100 * math.exp(nats)) / 100:g}" if power < 3 else f"10^{power}"
     return f"its density is at least {times} times too small at a real row (geometric mean)"
+
+
+def _level(kl: KLBracket) -> str:
+    return f"at {100 * kl.level:.0f} %"
 
 
 def _percent(share: float) -> str:
@@ -229,7 +238,9 @@ def _percent(share: float) -> str:
 
 
 def _rows(subject: Subject) -> NextStep:
-    why = f"give rows that no part of the fit used: {LEAST_ROWS} are the least, thousands make it narrow"
+    why = (
+        f"give rows that no part of the fit used, {LEAST_ROWS} at least: with thousands the bracket is narrow"
+    )
     if subject.rows and LEAST_ROWS / subject.rows <= _MOST_HELD_OUT:
         share = math.ceil(100 * LEAST_ROWS / subject.rows) / 100
         why += f"; or fit with holdout_fraction = {share:g} or more of the {subject.rows:,} rows (--config)"
@@ -261,7 +272,7 @@ def _anew(subject: Subject) -> NextStep:
 
 def _refit(subject: Subject) -> NextStep:
     if subject.has_defaults:
-        why = "fit more rows: with the defaults the fit of these ended by itself"
+        why = "fit more rows, if there are any: the fit of these ended by itself, and more time gains nothing"
         return NextStep(why, _fit(subject, "MORE_ROWS.csv"), "JKOFlow().fit(X_more)")
     why = "fit again with the defaults, with which a fit ends by itself"
     return NextStep(why, _fit(subject, subject.table), "JKOFlow().fit(X)")

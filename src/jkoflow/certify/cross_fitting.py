@@ -6,14 +6,15 @@ r"""A lower bound of KL(p_0‖q_0) by critics that are fitted on some rows and e
 The first is the bound of Nguyen, Wainwright & Jordan (2010), arXiv 0809.0853: Donsker & Varadhan's without
 its logarithm. h is a critic that tells rows from draws of q_0, and r_j are witnesses, densities whose ratio
 to q_0 has at most the mean 1 under q_0, so that no draw is needed for them and their gain has no ceiling.
-With s_0 = 1 - s_1 and nothing else D is the bound by a critic alone, with s_j = 1 that by a witness alone.
+With s_1 = 1 D is the bound by a critic alone, with s_j = 1 that by a witness alone.
 
 The rows are cut in folds: on all but one critics and witnesses are fitted and put together, on that one they
 are evaluated, and the values are averaged. log R is bounded from below by log s_0 and e^{h - c} is cut from
-above, so the one-sided interval is the normal one. Witnesses may learn from the rows of the fit too: they
+above; the one-sided interval is the normal one, and where a few rows have a large gain, the mean of most
+samples is below the truth. Witnesses may learn from the rows of the fit too: they
 stay normalised densities whatever they were fitted to.
 
-Source: theory, "Beyond the paper", bracket from below and witness bound.
+Source: theory, "Beyond the paper", the bracket.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
+from jkoflow.certify.copies import distinct_rows
 from jkoflow.certify.critic import Critic, fit_network, fit_trees
 from jkoflow.certify.evidence import Evidence
 from jkoflow.certify.seen import Seen
@@ -94,7 +97,7 @@ class _Bound:
 
     Arguments:
         weights: Of the critics in h, shape `(k,)`.
-        shift: What is added to that, so that E_q[e^{h - c}] = 1 on the draws that it was put together on.
+        shift: What is added to that, so that E_q[e^{h - c}], cut, is 1 on the draws of that part.
         shares: s_0, s_1 and those of the witnesses, shape `(2 + m,)`.
     """
 
@@ -105,9 +108,8 @@ class _Bound:
     @classmethod
     def of(cls, rows: _Told, draws: _Told) -> _Bound:
         """The bound of the best combination by these rows and draws."""
-        weights, _ = stack(rows.critics, draws.critics)
-        h = draws.critics @ weights.to(draws.critics)
-        shift = math.log(len(h)) - float(torch.logsumexp(h, 0))
+        weights = stack(rows.critics, draws.critics)
+        shift = _shift(draws.critics @ weights.to(draws.critics))
         apart = cls(weights, shift, torch.ones(2 + rows.gains.shape[1], dtype=torch.float64))
         return replace(apart, shares=mixing_shares(apart.log_terms(rows)))
 
@@ -176,7 +178,7 @@ def cross_validated_folds(parts: Sequence[Evidence]) -> list[Pair]:
     """The rows that each model was fitted without, with fresh samples of that model."""
     found = []
     for fold, part in enumerate(parts):
-        rows = part.unweighted
+        rows = None if part.unweighted is None else distinct_rows(part.unweighted)
         if rows is not None and len(rows):
             found.append((Seen.by(part, rows), _draw(part, rows, fold)))
     return found
@@ -208,12 +210,21 @@ def _fold(evidence: Evidence, seen: Sequence[Pair], number: int) -> _Fold:
     critics = _critics(evidence, fit, fit_draws, seed, number)
     witnesses = _witnesses(evidence, fit, choice, seed)
 
-    def told(pair: Pair) -> tuple[_Told, _Told]:
-        rows, draws = (_told(critics, witnesses, part) for part in pair)
-        return rows, draws
+    def asked(pair: Pair) -> tuple[_Told, _Told]:
+        return _asked(critics, witnesses, pair[0]), _asked(critics, witnesses, pair[1])
 
-    bound = _Bound.of(*told((choice, choice_draws)))
-    return _Fold(held_out=bound(*told(seen[number])), fitted=bound(*told((fit, fit_draws))))
+    bound = _Bound.of(*asked((choice, choice_draws)))
+    return _Fold(held_out=bound(*asked(seen[number])), fitted=bound(*asked((fit, fit_draws))))
+
+
+def _shift(h: Tensor) -> float:
+    """-c with which e^{h - c}, cut from above, has the mean 1, so that no far draw decides it alone."""
+
+    def excess(shift: float) -> float:
+        return float((h + shift).clamp_max(_CEILING_NATS).exp().mean()) - 1
+
+    least = math.log(len(h)) - float(torch.logsumexp(h, 0))
+    return float(brentq(excess, least - 1e-6, max(least, -float(h.min())) + 1e-6))
 
 
 def _shuffled(evidence: Evidence, parts: Sequence[Seen], number: int) -> Seen:
@@ -243,7 +254,7 @@ def _witnesses(evidence: Evidence, rows: Seen, others: Seen, seed: int) -> list[
     return fit_witnesses(torch.cat([rows.x, *known]), others, seed=seed)
 
 
-def _told(critics: Sequence[Critic], witnesses: Sequence[Witness], seen: Seen) -> _Told:
+def _asked(critics: Sequence[Critic], witnesses: Sequence[Witness], seen: Seen) -> _Told:
     columns = seen.columns()
     gains = [gain(witness, seen) for witness in witnesses]
     cut = [part.clamp(-_MOST_STACKED_NATS, _MOST_STACKED_NATS).nan_to_num() for part in gains]

@@ -26,6 +26,7 @@ import torch
 from scipy.stats import norm
 
 from jkoflow.certify.claim import Claim, Kind, KLBracket, undecided
+from jkoflow.certify.copies import distinct_rows, share_of_atoms
 from jkoflow.certify.cross_fitting import CrossFitted, cross_fit, cross_validated_folds, draw_folds
 from jkoflow.certify.evidence import GIVE_ROWS, LEAST_ROWS, LEVEL, Evidence, too_few
 from jkoflow.certify.neighbours import NeighbourKL, neighbour_kl
@@ -60,10 +61,10 @@ _UPPER = "KL(p_0‖q_0) is at most this"
 _NEIGHBOURS = "KL(p_0‖q_0) by nearest neighbours is about this"
 
 _ENOUGH = (
-    "critics miss no more of log p_0/q_0 than twice what they gain on the rows they were fitted on, and 0.6 "
-    "of the estimate"
+    "what neither critics nor nearest neighbours see of the KL is at most twice what critics gain on the "
+    "rows that they were fitted on, plus 0.6 of the estimate"
 )
-_SOURCE = "Donsker & Varadhan; Nguyen, Wainwright & Jordan (2010); witness bound"
+_SOURCE = "Nguyen, Wainwright & Jordan (2010); theory, 'Beyond the paper', the bracket"
 _UPPER_SOURCE = "theory, 'Beyond the paper': an upper end rests on an assumption"
 _NEIGHBOURS_SOURCE = "Kozachenko & Leonenko (1987), corrected on the model's own draws"
 
@@ -91,10 +92,16 @@ def bracket(evidence: Evidence) -> tuple[KLBracket, list[Claim]]:
             "rows that the fit has seen, which proves nothing of others"
         )
         return KLBracket(level=LEVEL), [_nothing(why, len(rows))]
-    order = torch.randperm(len(rows), generator=evidence.stream("folds"))[:_MOST_ROWS]
+    distinct = distinct_rows(rows)
+    if len(distinct) < LEAST_ROWS:
+        why = f"{len(distinct)} different held-out rows, of {LEAST_ROWS} that are needed"
+        return KLBracket(level=LEVEL), [_nothing(why, len(rows))]
+    order = torch.randperm(len(distinct), generator=evidence.stream("folds"))[:_MOST_ROWS]
     parts = evidence.cross_validated
     folds = (
-        cross_validated_folds(parts) if parts else draw_folds(evidence, rows.rows(order.to(rows.x.device)))
+        cross_validated_folds(parts)
+        if parts
+        else draw_folds(evidence, distinct.rows(order.to(rows.x.device)))
     )
     seen = Seen.joined([held_out for held_out, _ in folds])
     neighbours = None
@@ -102,19 +109,21 @@ def bracket(evidence: Evidence) -> tuple[KLBracket, list[Claim]]:
         model = parts[0] if parts else evidence
         draws = Seen.by(model, model.draw(len(seen), part=60))
         neighbours = neighbour_kl(seen, draws, generator=evidence.stream("neighbours"))
-    infinite = _infinite(pooled, neighbours)
-    return _bracket(_Found(cross_fit(evidence, folds), neighbours, infinite, len(seen)))
+    critics = cross_fit(evidence, folds)
+    if not math.isfinite(critics.value + critics.se):
+        return KLBracket(level=LEVEL), [_nothing("log q_0 is no number on some of the rows", len(rows))]
+    return _bracket(_Found(critics, neighbours, _infinite(pooled, share_of_atoms(rows)), len(seen)))
 
 
 def _nothing(why: str, rows: int) -> Claim:
     return undecided(_LOWER, _SOURCE, "lower", why=why, remedy=GIVE_ROWS, unit="nats", rows=rows)
 
 
-def _infinite(evidence: Evidence, neighbours: NeighbourKL | None) -> str:
-    """Why the KL is taken to be infinite; "" where nothing speaks for it."""
-    if neighbours is not None and neighbours.repeated > _MOST_REPEATED:
-        share = f"{neighbours.repeated:.0%} of the rows coincide with others"
-        return f"{share}, so that their law has atoms and no density, while the model has one"
+def _infinite(evidence: Evidence, atoms: float) -> str:
+    """Why the KL is taken to be infinite; "" where nothing speaks for it. `atoms` is a share of the rows."""
+    if atoms > _MOST_REPEATED:
+        told = f"{atoms:.0%} of the rows coincide with others"
+        return f"{told}, so that their law has atoms and no density, while the model has one"
     heavier = heavier_tails(tails(evidence))
     if not heavier:
         return ""

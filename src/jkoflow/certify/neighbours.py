@@ -56,14 +56,12 @@ class NeighbourKL:
         value: Nats.
         interval: Two-sided, 95 %.
         se: Standard error, nats, of the estimate as a mean over rows.
-        repeated: Share of rows that coincide with k others, of which no density exists; they are left out.
         space: `"x"` or `"z"`, where it was taken.
     """
 
     value: float
     interval: tuple[float, float]
     se: float
-    repeated: float
     space: str
 
 
@@ -83,9 +81,8 @@ def _in_space(rows: Seen, draws: Seen, space: str, generator: torch.Generator) -
     sides = [_positions(seen, space) for seen in (rows, draws)]
     gains = [_gains(x, log_q) for x, log_q in sides]
     usable = [gain[np.isfinite(gain)] for gain in gains]
-    repeated = 1 - len(usable[0]) / len(rows)
     if min(map(len, usable)) <= _NEIGHBOUR + 1:
-        return NeighbourKL(math.nan, (math.nan, math.nan), math.nan, repeated, space)
+        return NeighbourKL(math.nan, (math.nan, math.nan), math.nan, space)
     value = float(usable[0].mean() - usable[1].mean())
     se = math.hypot(*(float(part.std() / math.sqrt(len(part))) for part in usable))
     size = max(2 * _NEIGHBOUR + 2, int(min(map(len, gains)) ** (2 / 3)))
@@ -93,7 +90,7 @@ def _in_space(rows: Seen, draws: Seen, space: str, generator: torch.Generator) -
     spread = subsampled - np.nanmean(subsampled)  # fewer rows are further apart: their mean has another bias
     quantiles: Reals = np.asarray(np.nanquantile(spread, _LEVEL_TAILS))
     low, high = quantiles * math.sqrt(size / len(rows))
-    return NeighbourKL(value, (value - float(high), value - float(low)), se, repeated, space)
+    return NeighbourKL(value, (value - float(high), value - float(low)), se, space)
 
 
 def _subsampled(sides: Sequence[tuple[Reals, Reals]], size: int, generator: torch.Generator) -> float:

@@ -27,7 +27,7 @@ __all__ = ["NormalScores"]
 Reals = npt.NDArray[np.float64]
 
 _TAIL = 0.03
-"""So large a share of the rows lies beyond the last quantile on either side."""
+"""So large a share of the rows lies beyond the outermost quantile each side, more where some coincide."""
 
 _QUANTILES = 12
 """The cubic goes through so many quantiles, at equal steps of their levels; fewer where some coincide."""
@@ -36,14 +36,14 @@ _PRIOR_ROWS, _PRIOR_SHAPE = 10, 0.5
 """The shape of a tail is drawn towards 1/2 as by ten more rows (Vehtari et al. 2024, J. Mach. Learn. Res. 25,
 72, appendix C)."""
 
-_LEAST_SLOPE = 1e-12
-"""u' is never taken to be smaller, per unit of the column, so that its logarithm is finite."""
+_APART = 1e-9
+"""Quantiles are told apart where they differ by more than this share of the distance of the outermost two."""
 
 _FARTHEST_LOG_MASS = -600.0
-"""Beyond the point with a mass of e^-600 a tail has no density that float64 could hold."""
+"""Farther out than the point with a mass of e^-600 beyond it a score stays what it is there."""
 
 _NOWHERE_NATS = -1e4
-"""log r where a column's law has ended: next to no density, and finite."""
+"""Log-density of a column farther out than that, so that it is finite and next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,20 @@ class NormalScores:
 
     @classmethod
     def of(cls, column: Reals) -> NormalScores | None:
-        """Fitted to a column, shape `(n,)`; None where it has too few different values."""
+        """Fitted to a column, shape `(n,)`.
+
+        None where half of the quantiles coincide, where a tail has fewer than five rows or one value, or
+        where a value is no number.
+        """
         levels = np.linspace(_TAIL, 1 - _TAIL, _QUANTILES)
         quantiles = np.quantile(column, levels)
-        apart = np.append(True, np.diff(quantiles) > 1e-9 * column.std())
+        apart = np.append(True, np.diff(quantiles) > _APART * (quantiles[-1] - quantiles[0]))
         quantiles, levels = quantiles[apart], levels[apart]
+        if len(quantiles) < _QUANTILES // 2 or not np.isfinite(column).all():
+            return None
         below, above = quantiles[0] - column, column - quantiles[-1]
         tails = [fit_pareto_tail(part[part > 0]) for part in (below, above)]
-        if len(quantiles) < _QUANTILES // 2 or tails[0] is None or tails[1] is None:
+        if tails[0] is None or tails[1] is None:
             return None
         return cls(quantiles, levels, _shrunk(tails[0], below), _shrunk(tails[1], above))
 
@@ -80,7 +86,7 @@ class NormalScores:
         first, last = self.quantiles[0], self.quantiles[-1]
         cubic = PchipInterpolator(self.quantiles, ndtri(self.levels))
         inside = column.clip(first, last)
-        u, log_slope = cubic(inside), np.log(cubic.derivative()(inside).clip(_LEAST_SLOPE))
+        u, log_slope = cubic(inside), np.log(cubic.derivative()(inside).clip(np.finfo(float).tiny))
         for tail, far, mass, sign in (
             (self.below, first - column, self.levels[0], 1.0),
             (self.above, column - last, 1 - self.levels[-1], -1.0),

@@ -44,32 +44,38 @@ class ParetoTail:
         return -self._log(y) / self.shape
 
     def log_density(self, y: Reals) -> Reals:
-        """Shape `(n,)`, nats; -oo or oo beyond the end of the law."""
+        """Shape `(n,)`, nats; -oo from the end of the law on."""
         if abs(self.shape) < _FLAT:
             return -y / self.scale - math.log(self.scale)
-        return -(1 / self.shape + 1) * self._log(y) - math.log(self.scale)
+        within = self.shape * y > -self.scale
+        return np.where(
+            within, -(1 / self.shape + 1) * self._log(np.where(within, y, 0)) - math.log(self.scale), -np.inf
+        )
 
     def _log(self, y: Reals) -> Reals:
         """log(1 + xi y/sigma), -oo beyond the end of the law."""
         with np.errstate(divide="ignore"):
-            return np.asarray(np.log((1 + self.shape * y / self.scale).clip(0)))
+            return np.asarray(np.log1p((self.shape * y / self.scale).clip(-1)))
 
 
 def fit_pareto_tail(excesses: Reals) -> ParetoTail | None:
-    """The law of excesses above 0, shape `(k,)`; None for fewer than five, or where all are equal.
+    """The law of excesses above 0, shape `(k,)`; None for fewer than five, or where none could be fitted.
 
     xi = mean log(1 + theta y), sigma = xi/theta for the mean theta of a likelihood over a grid of theta.
     """
-    y = np.sort(excesses)
-    count = len(y)
-    if count < _FEWEST or y[0] == y[-1]:
+    count = len(excesses)
+    if count < _FEWEST or excesses.min() == excesses.max():
         return None
+    largest = excesses.max()
+    y = np.sort(excesses / largest)
     points = 30 + math.isqrt(count)
     quartile = y[int(count / 4 + 0.5) - 1]
-    b = 1 / y[-1] + (1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))) / (3 * quartile)
-    shapes = np.log1p(-b[:, None] * y).mean(axis=1)
-    likelihood = count * (np.log(-b / shapes) - shapes - 1)
-    weight = np.exp(likelihood - likelihood.max())
-    mean = float(b @ weight / weight.sum())
-    shape = float(np.log1p(-mean * y).mean())
-    return ParetoTail(shape, -shape / mean)
+    with np.errstate(all="ignore"):  # what is no number is told apart below
+        b = 1 + (1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))) / (3 * quartile)
+        shapes = np.log1p(-b[:, None] * y).mean(axis=1)
+        likelihood = count * (np.log(-b / shapes) - shapes - 1)
+        weight = np.exp(likelihood - likelihood.max())
+        mean = b @ weight / weight.sum()
+        shape = np.log1p(-mean * y).mean()
+        scale = -shape / mean * largest
+    return ParetoTail(float(shape), float(scale)) if np.isfinite(shape) and 0 < scale < np.inf else None

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from jkoflow.certify.evidence import Evidence
-from jkoflow.certify.fit_rows import FitRows, FittedTable
+from jkoflow.certify.fit_rows import FitRows, FittedTable, SeenRows
 from jkoflow.data import Table, Weights
 from jkoflow.fitting import encode_rows, split_of_run
 from jkoflow.model import Model
@@ -64,12 +64,13 @@ def evidence_from(
     held_out, given = Particles(rows.x, rows.context, counts), None
     if context is not None and model.context_schema is not None:
         given = model.context_schema.check(context)
+    seen = None if fit_rows is None else fit_rows.seen_of(table, given)
     return replace(
         _bare(model),
         held_out=held_out,
         unsmoothed=None if rows.unsmoothed is None else held_out.at(rows.unsmoothed),
-        seen=None if fit_rows is None else fit_rows.seen_of(table, given),
-        fitted_rows=None if fit_rows is None else _fitted_rows(model, fit_rows),
+        seen=seen,
+        fitted_rows=_fitted_rows(model, fit_rows, seen),
     )
 
 
@@ -118,9 +119,16 @@ def model_remark(folder: Path) -> str:
     return f"of the model whose model.safetensors has SHA-256 {digest}"
 
 
-def _fitted_rows(model: Model, fit_rows: FitRows) -> torch.Tensor | None:
-    """Rows of the fit as the model sees them, with noise of their own; None where they have a context."""
-    if fit_rows.context is not None:
+def _fitted_rows(model: Model, fit_rows: FitRows | None, seen: SeenRows | None) -> torch.Tensor | None:
+    """Rows of the fit as the model sees them, with noise of their own.
+
+    None where they have a context, and where a held-out row is one of them: a witness would know it. On a
+    grid rows recur by chance, and get noise that is new.
+    """
+    if fit_rows is None or fit_rows.context is not None:
+        return None
+    on_a_grid = len(model.schema.dequantised) == model.schema.dim
+    if seen is not None and seen.exact + seen.near > 0 and not on_a_grid:
         return None
     table = fit_rows.sample(_MOST_FITTED_ROWS, model.settings.seed)
     return encode_rows(model, table, None, stream="witnesses", seed=model.settings.seed).x

@@ -25,8 +25,8 @@ _SHARE_STEPS = 200
 """Steps of EM for the shares of densities; what they do not settle is worth less than a row."""
 
 
-def stack(of_p: Tensor, of_q: Tensor) -> tuple[Tensor, float]:
-    """Weights `(k,)`, float64, and offset of the best combination.
+def stack(of_p: Tensor, of_q: Tensor) -> Tensor:
+    """Weights of the best combination, shape `(k,)`, float64.
 
     Arguments:
         of_p: h_1, ..., h_k at rows of p, shape `(n, k)`.
@@ -46,11 +46,11 @@ def stack(of_p: Tensor, of_q: Tensor) -> tuple[Tensor, float]:
     start = np.append(np.full(count, 1 / count), 0.0)
     limits = [(0.0, None)] * count + [(None, None)]
     found = minimize(loss, start, jac=True, bounds=limits, method="L-BFGS-B")
-    return torch.as_tensor(found.x[:count]), float(found.x[count])
+    return torch.as_tensor(found.x[:count])
 
 
 def mixing_shares(log_densities: Tensor) -> Tensor:
-    """Shares `(m,)` of the densities' best mixture, float64, positive and of sum 1.
+    """Shares `(m,)` of the densities' best mixture, float64, of sum 1.
 
     The first density counts as if one more row were its alone, so that its share is never 0.
 

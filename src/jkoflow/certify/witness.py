@@ -6,7 +6,7 @@ No draw of q_0 is needed, and the gain has no ceiling. Here r is a mixture of Ga
 covariances, of up to as many components as the closing of a flow has, fitted to the rows by their own
 location and spread: rows that lie far from those of the fit, or close together, are a law like any other.
 Or it is such a mixture of the columns' normal scores (`normal_scores`), for poles, skew and heavy tails.
-Source: theory, "Beyond the paper", witness bound.
+Source: theory, "Beyond the paper", the bracket.
 """
 
 from __future__ import annotations
@@ -28,8 +28,17 @@ from jkoflow.steps.mixture import EMRules, MixtureRules, fit_mixture
 __all__ = ["Mixture", "MixtureOfScores", "Witness", "fit_witnesses", "gain"]
 
 _COMPONENTS = (1, 5, 15, 50, 150, 300)
+"""Gaussians of the mixtures of columns."""
+
 _COMPONENTS_OF_SCORES = (1, 5, 15)
+"""Gaussians of the mixtures of normal scores."""
+
 _LEAST_ROWS_OF_A_COMPONENT = 20
+"""A Gaussian has at least so many rows, and one more for each column."""
+
+_MOST_ADDED_NATS = 1e4
+"""A row counts for at most so many nats in the choice among numbers of Gaussians."""
+
 _MOST_PRODUCTS = 6e8
 """Rows times Gaussians times d² is at most this, which bounds what a step of EM costs."""
 
@@ -116,10 +125,13 @@ def fit_witnesses(x: Tensor, others: Seen, *, seed: int) -> list[Witness]:
     found = _growing(_COMPONENTS, x, others, lambda count: Mixture(x, count, seed=seed))
     maps = [NormalScores.of(column) for column in x.cpu().numpy().T]
     told = [to_scores for to_scores in maps if to_scores is not None]
-    if len(told) == len(maps):
-        scores = _COMPONENTS_OF_SCORES
-        found += _growing(scores, x, others, lambda count: MixtureOfScores(x, told, count, seed=seed))
-    return found
+    if len(told) < len(maps):
+        return found
+
+    def of_scores(count: int) -> Witness:
+        return MixtureOfScores(x, told, count, seed=seed)
+
+    return found + _growing(_COMPONENTS_OF_SCORES, x, others, of_scores)
 
 
 def _growing(
@@ -130,7 +142,7 @@ def _growing(
     most = -math.inf
     for count in _affordable(components, x):
         witness = fit(count)
-        added = float(softplus(gain(witness, others)).mean())
+        added = float(softplus(gain(witness, others)).clamp_max(_MOST_ADDED_NATS).mean())
         if added < most:
             break
         most = added
@@ -139,8 +151,9 @@ def _growing(
 
 
 def gain(witness: Witness, rows: Seen) -> Tensor:
-    """log r - log q_0 of each row, shape `(n,)`, nats, float64."""
-    return (witness.log_prob(rows.x.double()) - rows.log_q0).clamp_max(_MOST_NATS)
+    """log r - log q_0 of each row, shape `(n,)`, nats, float64; -oo where it is no number."""
+    nats = witness.log_prob(rows.x.double()) - rows.log_q0
+    return nats.nan_to_num(nan=-math.inf, posinf=_MOST_NATS, neginf=-math.inf).clamp_max(_MOST_NATS)
 
 
 def _affordable(components: tuple[int, ...], x: Tensor) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from jkoflow.certify.answer import MARKS, answer, scale_of
+from jkoflow.certify.answer import GOOD_NATS, MARKS, USABLE_NATS, answer, scale_of
 from jkoflow.certify.claim import verdict_counts
 from jkoflow.certify.told import command_line
 from jkoflow.report.certificates import bracket_ends, claim_groups
@@ -220,6 +220,8 @@ def _certificates(data: ReportData) -> dict[str, Any]:
         "mark": MARKS[found.tone],
         "command": command_line(found),
         "scale": scale_of(data.certificates.kl),
+        "good_nats": GOOD_NATS,
+        "usable_nats": USABLE_NATS,
         "glossary": GLOSSARY,
         "ends": bracket_ends(data.certificates.kl),
         "counts": verdict_counts(data.certificates.claims),
