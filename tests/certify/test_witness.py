@@ -13,7 +13,10 @@ from jkoflow.certify import witness as witness_module
 from jkoflow.certify.normal_scores import NormalScores
 from jkoflow.certify.seen import Seen
 from jkoflow.certify.witness import Mixture, MixtureOfScores, fit_witnesses, gain
+from jkoflow.errors import NumericalError
 from jkoflow.laws import StandardNormal
+from jkoflow.particles import Particles
+from jkoflow.steps.mixture import fit_mixture
 from oracles.blocks import generator
 
 
@@ -84,6 +87,16 @@ def test_rows_carry_as_many_gaussians_as_they_can(monkeypatch: pytest.MonkeyPatc
 def test_no_more_gaussians_are_tried_where_more_explain_other_rows_less_well() -> None:
     """One Gaussian is the law: of 1, 5, 15, 50 and 150 few are kept."""
     assert max(counts_of(normal_rows(4000), normal_rows(1000, seed=9))) <= 2
+
+
+def test_a_mixture_that_cannot_be_fitted_leaves_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit_few(particles: Particles, n_components: int, *rest: object) -> object:
+        if n_components > 1:
+            raise NumericalError("a covariance that is none", remedy="none")
+        return fit_mixture(particles, n_components, *rest)
+
+    monkeypatch.setattr(witness_module, "fit_mixture", fit_few)
+    assert counts_of(eight_spots(3000, seed=1), eight_spots(2000, seed=5)) == (1, 1)
 
 
 def test_a_row_on_which_the_model_has_no_density_counts_much_and_finitely() -> None:

@@ -22,6 +22,7 @@ from torch.nn.functional import softplus
 
 from jkoflow.certify.normal_scores import NormalScores
 from jkoflow.certify.seen import Seen
+from jkoflow.errors import JKOFlowError
 from jkoflow.particles import Particles
 from jkoflow.steps.mixture import EMRules, MixtureRules, fit_mixture
 
@@ -141,8 +142,11 @@ def _growing(
     found: list[Witness] = []
     most = -math.inf
     for count in _affordable(components, x):
-        witness = fit(count)
-        added = float(softplus(gain(witness, others)).clamp_max(_MOST_ADDED_NATS).mean())
+        try:
+            witness = fit(count)
+            added = float(softplus(gain(witness, others)).clamp_max(_MOST_ADDED_NATS).mean())
+        except JKOFlowError:  # a covariance that is none: the witnesses so far do
+            break
         if added < most:
             break
         most = added
