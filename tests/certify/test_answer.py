@@ -104,7 +104,8 @@ def test_a_lower_end_says_nothing_of_classifiers() -> None:
     assert "at least 1.5 times too small" in told
     assert "classifier" in scale_of(KLBracket(lower=0.0, upper=0.1))
     assert scale_of(KLBracket()) == ""
-    assert scale_of(KLBracket(lower=3.0, upper=14.0)).startswith("with so high an upper end a classifier may")
+    assert scale_of(KLBracket(lower=0.0, upper=14.0)).startswith("with so high an upper end a classifier may")
+    assert scale_of(KLBracket(lower=3.0, upper=14.0)) == ""
     for nats, times in ((0.7, "2.01"), (math.log(999.998), "999.99"), (19.8, "10^8"), (57.0, "10^24")):
         told = answer(found(lower=nats, upper=math.inf)).sentence
         assert f"at least {times} times too small" in told
@@ -170,7 +171,7 @@ def test_the_next_command_is_about_the_model_that_was_judged() -> None:
     assert command(CASES[5], run) == "jkoflow certify 'my runs/a' --overwrite"
     assert "holdout_fraction = 0.34" in answer(CASES[6], run).step.why
     assert "holdout_fraction" not in answer(CASES[6], replace(run, rows=150)).step.why
-    assert command(CASES[3], run) == "jkoflow fit MORE_ROWS.csv -o 'my runs/a_again'"
+    assert command(CASES[3], run) == "jkoflow fit LARGER_TABLE.csv -o 'my runs/a_again'"
     limited = replace(run, has_defaults=False)
     assert command(CASES[3], limited) == "jkoflow fit 'a table.csv' -o 'my runs/a_again'"
     assert command(CASES[4], run).endswith("--seed 1")

@@ -162,7 +162,8 @@ def scale_of(kl: KLBracket) -> str:
             f"{share} % of cases (50 % is chance)"
         )
     elif is_finite(kl.upper):
-        told.append("with so high an upper end a classifier may tell real from generated rows every time")
+        if not (is_finite(kl.lower) and kl.lower > USABLE_NATS):
+            told.append("with so high an upper end a classifier may tell real from generated rows every time")
     elif is_finite(kl.lower):
         told.append("without an upper end nothing bounds how often a classifier could be right")
     if is_finite(kl.lower) and 0 < kl.lower <= USABLE_NATS:
@@ -201,8 +202,8 @@ def _open(certificates: Certificates, lower: float) -> str:
     upper = certificates.kl.upper
     if is_finite(upper):
         return (
-            f"KL(data‖model) may be anything from {lower:.3g} to {upper:.3g} nats, of which {GOOD_NATS:g} "
-            f"are good and {USABLE_NATS:g} usable; more held-out rows would narrow that down"
+            f"KL(data‖model) may be anything from {lower:.3g} to {upper:.3g} nats (good up to {GOOD_NATS:g}, "
+            f"usable up to {USABLE_NATS:g}): do not rely on it before more held-out rows narrow that down"
         )
     reasons = [claim.assumption for claim in _about_kl(certificates) if claim.verdict == "undecided"]
     why = f": {reasons[0]}" if reasons else ""
@@ -272,8 +273,8 @@ def _anew(subject: Subject) -> NextStep:
 
 def _refit(subject: Subject) -> NextStep:
     if subject.has_defaults:
-        why = "fit more rows, if there are any: the fit of these ended by itself, and more time gains nothing"
-        return NextStep(why, _fit(subject, "MORE_ROWS.csv"), "JKOFlow().fit(X_more)")
+        why = "fit a larger table, if there is one: this fit ended by itself, and more time gains nothing"
+        return NextStep(why, _fit(subject, "LARGER_TABLE.csv"), "JKOFlow().fit(X_more)")
     why = "fit again with the defaults, with which a fit ends by itself"
     return NextStep(why, _fit(subject, subject.table), "JKOFlow().fit(X)")
 

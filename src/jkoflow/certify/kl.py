@@ -61,8 +61,8 @@ _UPPER = "KL(p_0‖q_0) is at most this"
 _NEIGHBOURS = "KL(p_0‖q_0) by nearest neighbours is about this"
 
 _ENOUGH = (
-    "what neither critics nor nearest neighbours see of the KL is at most twice what critics gain on the "
-    "rows that they were fitted on, plus 0.6 of the estimate"
+    "what critics (classifiers between real and generated rows, and other densities) and nearest neighbours "
+    "miss of the KL is at most twice what critics gain on rows of their own fit, plus 0.6 of the estimate"
 )
 _SOURCE = "Nguyen, Wainwright & Jordan (2010); theory, 'Beyond the paper', the bracket"
 _UPPER_SOURCE = "theory, 'Beyond the paper': an upper end rests on an assumption"
