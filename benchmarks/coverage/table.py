@@ -14,7 +14,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,8 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 def _draw_suite(axes: Axes, rows: Sequence[Row], *, least: float = 1e-3, most: float = 40.0) -> None:
     done = [row for row in rows if row["outcome"] == "done"]
-    for colour, family in zip(cycle(COLOURS), dict.fromkeys(row["family"] for row in done), strict=False):
+    looks = product("os", COLOURS)  # squares where the colours are used up
+    for (marker, colour), family in zip(looks, dict.fromkeys(row["family"] for row in done), strict=False):
         own = [row for row in done if row["family"] == family]
         for row in own:
             ends = max(row["lower_nats"], least), min(upper_of(row), most)
@@ -184,6 +185,7 @@ def _draw_suite(axes: Axes, rows: Sequence[Row], *, least: float = 1e-3, most: f
             [row["kl_nats"] for row in told],
             [max(row["estimate_nats"], least) for row in told],
             s=14,
+            marker=marker,
             color=colour,
             label=family,
             zorder=3,
