@@ -38,6 +38,8 @@ __all__ = [
     "best_accuracy",
     "bracket_lines",
     "is_known",
+    "level_of",
+    "scale_of",
 ]
 
 Tone = Literal["good", "usable", "bad", "unknown"]
@@ -124,7 +126,7 @@ def answer(certificates: Certificates, subject: Subject | None = None) -> Answer
             "bad", f"do not use for these rows, because {_other_law(others[0])}", _own_rows(subject)
         )
     if lower > USABLE_NATS:
-        why = f"{_times(lower)}: KL(data‖model) is at least {lower:.3g} nats, proven {_level(kl)}"
+        why = f"{_times(lower)}: KL(data‖model) is at least {lower:.3g} nats, proven {level_of(kl)}"
         return Answer("bad", f"do not use as a stand-in for the data, because {why}", _refit(subject))
     if not (is_finite(kl.upper) and kl.upper <= USABLE_NATS):
         return Answer("unknown", f"not decided, because {_open(certificates, lower)}", _rows(subject))
@@ -135,7 +137,7 @@ def bracket_lines(kl: KLBracket) -> list[str]:
     """The bracket, then its scale, then its assumption; a line each."""
     if kl.lower is None:
         return ["not known; the notes and the claims on it say why"]
-    level = _level(kl)
+    level = level_of(kl)
     if is_finite(kl.upper):
         told = f"between {kl.lower:.4f} and {kl.upper:.4f} nats {level}"
     elif kl.lower > 0:
@@ -147,6 +149,11 @@ def bracket_lines(kl: KLBracket) -> list[str]:
     scale = scale_of(kl)
     assumed = [f"assuming: {kl.assumption}"] if kl.assumption and is_finite(kl.upper) else []
     return [told, *([scale] * bool(scale)), *assumed]
+
+
+def level_of(kl: KLBracket) -> str:
+    """The confidence of its ends, in words."""
+    return f"at {100 * kl.level:.0f} %"
 
 
 def scale_of(kl: KLBracket) -> str:
@@ -224,10 +231,6 @@ def _times(nats: float) -> str:
     power = math.floor(nats / math.log(10))
     times = f"{math.floor(100 * math.exp(nats)) / 100:g}" if power < 3 else f"10^{power}"
     return f"its density is at least {times} times too small at a real row (geometric mean)"
-
-
-def _level(kl: KLBracket) -> str:
-    return f"at {100 * kl.level:.0f} %"
 
 
 def _percent(share: float) -> str:

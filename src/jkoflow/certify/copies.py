@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from jkoflow.data.distinct import group_rows
 from jkoflow.data.near_copies import group_copies
 from jkoflow.particles import Particles
 
@@ -28,9 +29,9 @@ def distinct_rows(rows: Particles) -> Particles:
 
 
 def share_of_atoms(rows: Particles) -> float:
-    """Share of the rows that are equal to at least four others."""
-    _, counts = np.unique(_values(rows), axis=0, return_counts=True)
-    return float(counts[counts >= _COPIES].sum() / max(1, len(rows)))
+    """Share of the rows, at least one, that are equal to at least four others."""
+    counts = np.bincount(group_rows(_values(rows)))
+    return float(counts[counts >= _COPIES].sum() / len(rows))
 
 
 def _values(rows: Particles) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -75,11 +75,8 @@ class NormalScores:
         quantiles, levels = quantiles[apart], levels[apart]
         if len(quantiles) < _QUANTILES // 2 or not np.isfinite(column).all():
             return None
-        below, above = quantiles[0] - column, column - quantiles[-1]
-        tails = [fit_pareto_tail(part[part > 0]) for part in (below, above)]
-        if tails[0] is None or tails[1] is None:
-            return None
-        return cls(quantiles, levels, _shrunk(tails[0], below), _shrunk(tails[1], above))
+        below, above = _tail_of(quantiles[0] - column), _tail_of(column - quantiles[-1])
+        return None if below is None or above is None else cls(quantiles, levels, below, above)
 
     def __call__(self, column: Reals) -> tuple[Reals, Reals]:
         """u and log u' of each value, shapes `(n,)`."""
@@ -98,9 +95,12 @@ class NormalScores:
         return u, log_slope
 
 
-def _shrunk(tail: ParetoTail, excesses: Reals) -> ParetoTail:
-    """The same with a shape that a few rows cannot throw far off."""
-    rows = int((excesses > 0).sum())
+def _tail_of(distance: Reals) -> ParetoTail | None:
+    """The law of the distances above 0, of a shape that a few rows cannot throw far off."""
+    excesses = distance[distance > 0]
+    tail, rows = fit_pareto_tail(excesses), len(excesses)
+    if tail is None:
+        return None
     return replace(tail, shape=(rows * tail.shape + _PRIOR_ROWS * _PRIOR_SHAPE) / (rows + _PRIOR_ROWS))
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jkoflow.certify.answer import level_of
 from jkoflow.certify.claim import Certificates, Claim, Kind, KLBracket, Verdict, is_finite, verdict_counts
 
 __all__ = ["ClaimGroup", "ClaimRow", "End", "bracket_ends", "claim_groups"]
@@ -61,7 +62,7 @@ class ClaimGroup:
 
 def bracket_ends(kl: KLBracket) -> list[End]:
     """Lower end, estimate and upper end of KL(data‖model), each with its kind."""
-    level = f"at {100 * kl.level:.0f} %"
+    level = level_of(kl)
     at_least = kl.lower if is_finite(kl.lower) else None
     lower = f"a proven lower bound, {level}" if at_least is not None else "could not be computed"
     if at_least == 0:
