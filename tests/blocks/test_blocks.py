@@ -202,7 +202,8 @@ def test_free_step_survives_the_config(name: str) -> None:
 @pytest.mark.parametrize("config", [{"kind": "spline", "gamma": 1.0}, {"gamma": 1.0}])
 def test_unknown_block_is_refused(config: dict[str, object]) -> None:
     with pytest.raises(
-        RunFolderError, match=r"block: expected one of \['affine', 'mixture', 'neural_ode', 'zuko'"
+        RunFolderError,
+        match=r"block: expected one of \['affine', 'autoregressive', 'mixture', 'neural_ode'",
     ):
         block_from_config(config)
 

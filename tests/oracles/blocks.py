@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, MixtureBlock, NeuralODEBlock
+from jkoflow.blocks.autoregressive import AutoregressiveFamily, AutoregressiveRules
 from jkoflow.blocks.ode.velocity import MLPVelocity
 from jkoflow.blocks.zuko import ZukoBlock
 from jkoflow.laws import GaussianMixture
+from jkoflow.particles import Particles
 
 __all__ = [
     "BLOCKS",
@@ -42,7 +44,7 @@ def points(n: int, dim: int, dtype: torch.dtype = torch.float64, *, seed: int = 
 
 def context_for(block: Block, n: int, dtype: torch.dtype, *, seed: int = 8) -> Tensor | None:
     """Context rows where the block takes a context, else None."""
-    context_dim = getattr(getattr(block, "velocity", block), "context_dim", 0)
+    context_dim = block.conditioned_on or 0
     if context_dim == 0:
         return None
     return torch.randn(n, context_dim, generator=generator(seed), dtype=torch.float64).to(dtype)
@@ -139,6 +141,27 @@ def _zuko_context(dim: int, dtype: torch.dtype) -> Block:
     return _zuko(dim, dtype, context_dim=CONTEXT_DIM)
 
 
+def _autoregressive(dim: int, dtype: torch.dtype, context_dim: int = 0) -> Block:
+    """Fitted to correlated rows, and then moved by a network that says something of every column."""
+    source = generator(9)
+    root = torch.randn(dim, dim, generator=source, dtype=torch.float64) / dim**0.5
+    context = points(300, context_dim, seed=11) if context_dim else None
+    rows = Particles(points(300, dim, seed=10) @ (0.6 * torch.eye(dim) + root).double(), context)
+    sizes = AutoregressiveRules(width=(16, 16), fixed=(3, 3), n_moving=3)
+    block = AutoregressiveFamily(sizes).new(rows, math.inf, generator=source)
+    with torch.no_grad():
+        for layer in block.conditionals.network.said:
+            noise = torch.randn(layer.weight.shape, generator=source, dtype=torch.float64)
+            layer.weight.copy_(0.4 * noise * layer.mask)
+            layer.bias.copy_(0.2 * torch.randn(layer.bias.shape, generator=source))
+        block.order.copy_(torch.randperm(dim, generator=source))
+    return block.to(dtype)
+
+
+def _autoregressive_context(dim: int, dtype: torch.dtype) -> Block:
+    return _autoregressive(dim, dtype, CONTEXT_DIM)
+
+
 def mixture_numbers(n_components: int, dim: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, means and covariances of overlapping components, float64."""
     source = generator(seed)
@@ -150,6 +173,8 @@ def mixture_numbers(n_components: int, dim: int, *, seed: int) -> tuple[Tensor, 
 
 BLOCKS: dict[str, Callable[[int, torch.dtype], Block]] = {
     "affine": _affine,
+    "autoregressive": _autoregressive,
+    "autoregressive_context": _autoregressive_context,
     "mixture": _mixture,
     "mixture_context": _mixture_context,
     "neural_ode": _one_step,

@@ -78,7 +78,7 @@ def start_state(train: Particles, validation: Particles, law: Law | None = None)
 
 def job_of(settings: Settings, journal: Journal, recipe: Recipe, runtime: Runtime | None = None) -> Job:
     """A job as `fit_table` makes it."""
-    family = family_named(settings.block, rules=recipe.network)
+    family = family_named(settings.block, **recipe.of_blocks)
     return Job(settings, family, runtime or Runtime(0), journal, recipe)
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jkoflow.blocks.affine import AffineBlock, AffineFamily, whitening
+from jkoflow.blocks.autoregressive import AutoregressiveFamily
 from jkoflow.blocks.base import Block, Inverse, InverseLipschitz, Source, default_tolerance
 from jkoflow.blocks.family import Family, Start
 from jkoflow.blocks.mixture import MixtureBlock, mean_of_mixtures, mixture_map
@@ -26,6 +27,7 @@ __all__ = [
     "BLOCKS",
     "FAMILIES",
     "AffineBlock",
+    "AutoregressiveFamily",
     "Block",
     "Family",
     "Inverse",
@@ -45,6 +47,7 @@ __all__ = [
 FAMILIES: Mapping[str, type[Family]] = MappingProxyType(
     {
         "affine": AffineFamily,
+        "autoregressive": AutoregressiveFamily,
         "neural_ode": NeuralODEFamily,
         "zuko": ZukoFamily,
     }

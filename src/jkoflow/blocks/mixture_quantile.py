@@ -71,7 +71,7 @@ Tail = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 def quantile_of_shares(u: Tensor, w: Tensor, log_w: Tensor) -> Tensor:
     """Phi^{-1}(sum_k w_k Phi(u_k)) over dimension 1, by the smaller of both tails."""
     if u.requires_grad or is_transformed(u):  # an infinite quantile would have no derivative, wanted or not
-        return _by_logarithms(u, log_w)
+        return quantile_by_logarithms(u, log_w)
     below = _probability(u, w)
     above = 1 - below
     small = (above < rules.small).any(dim=1)
@@ -81,7 +81,7 @@ def quantile_of_shares(u: Tensor, w: Tensor, log_w: Tensor) -> Tensor:
     y = torch.where(below < above, tail, -tail)
     far = (torch.minimum(below, above) < math.exp(rules.direct_log)).any(dim=1)
     if bool(far.any()):
-        y[far] = _by_logarithms(u[far], log_w[far])
+        y[far] = quantile_by_logarithms(u[far], log_w[far])
     return y
 
 
@@ -90,7 +90,7 @@ def _probability(u: Tensor, w: Tensor) -> Tensor:
     return (u * -math.sqrt(0.5)).erfc_().mul_(w).sum(dim=1).mul_(0.5)
 
 
-def _by_logarithms(u: Tensor, log_w: Tensor) -> Tensor:
+def quantile_by_logarithms(u: Tensor, log_w: Tensor) -> Tensor:
     """The same where a probability may be no number in float64, and where it is differentiated."""
     below = torch.logsumexp(log_w + torch.special.log_ndtr(u), dim=1)
     above = torch.logsumexp(log_w + torch.special.log_ndtr(-u), dim=1)

@@ -110,7 +110,7 @@ def fit_table(
     jacobian = mean_log_jacobian(empty.schema, parts["validation"])
     journal, recorder, n_taken = open_journal(run, description, settings, jacobian, progress, world)
     progress({"kind": "start", "split": split.sizes(), "notes": list(empty.schema.notes), "taken": n_taken})
-    job = Job(empty.settings, family_named(settings.block, rules=recipe.network), runtime, journal, recipe)
+    job = Job(empty.settings, family_named(settings.block, **recipe.of_blocks), runtime, journal, recipe)
     start = initial_state(KL(empty.flow.law), parts["train"], parts["validation"])
     state = method_named(settings.objective)(start, job)
 

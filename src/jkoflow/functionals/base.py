@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from jkoflow.blocks import Block
+from jkoflow.blocks import Block, Source
 from jkoflow.blocks.log_det import PushWithLogDet
 from jkoflow.errors import InputError
 from jkoflow.laws import Law
@@ -63,6 +63,19 @@ class Functional(ABC):
             state: What `init` or `update` gave.
             pushed: The particles and their images.
         """
+
+    def value_from_source(self, source: Source, rows: Particles) -> Tensor | None:
+        """The value at each particle of a block that takes `source` to `law`, without pushing it there.
+
+        Arguments:
+            source: The law that the block takes to `law`, in closed form.
+            rows: The particles before the block.
+
+        Returns:
+            Shape `(n,)`, nats, differentiable in the block; None where the value is not known that way.
+        """
+        del source, rows
+        return None
 
     def init(self, particles: Particles) -> Any:
         """What the functional has learned before a step from `particles`; nothing by default."""

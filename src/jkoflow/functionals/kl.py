@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from jkoflow.blocks import Source
 from jkoflow.functionals.base import Functional, Pushed
 from jkoflow.laws import Law
+from jkoflow.particles import Particles
 
 __all__ = ["KL"]
 
@@ -33,6 +35,10 @@ class KL(Functional):
     def lam(self) -> float | None:
         """lambda of V; None where V is not strongly convex."""
         return self.law.lam
+
+    def value_from_source(self, source: Source, rows: Particles) -> Tensor:
+        # V(T) - log|det dT| = -log q(T) - log Z - log|det dT|, which is -log p - log Z where T_# p = q
+        return -source.log_prob(rows.x, rows.context) - self.law.log_normaliser
 
     def terms(self, state: None, pushed: Pushed) -> Mapping[str, Tensor]:
         del state

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from jkoflow.errors import InputError
+from jkoflow.laws.background import Background
 from jkoflow.laws.base import Entropy, Law
 from jkoflow.laws.checkerboard import Checkerboard
 from jkoflow.laws.log_cosh import LogCosh
@@ -25,6 +26,7 @@ from jkoflow.storage.entries import brief
 
 __all__ = [
     "LAWS",
+    "Background",
     "Checkerboard",
     "Entropy",
     "Gaussian",

@@ -18,6 +18,7 @@ from dataclasses import replace
 from jkoflow.errors import InputError
 from jkoflow.methods.base import Job, schedule_of
 from jkoflow.methods.jko import fold_rounds, objective_solver
+from jkoflow.methods.lead import with_lead
 from jkoflow.methods.pilot import Pilot, timed_pilot
 from jkoflow.methods.rounds import closed_rounds
 from jkoflow.methods.started import affordable_blocks, shares_of, started_solver
@@ -38,14 +39,15 @@ def automatic(state: State, job: Job) -> State:
         return _on_objective(state, job)
     rounds = job.settings.gamma == "auto" and job.settings.closing == "auto"
     alone = job.settings.closing != "auto"
+    led = with_lead(state, job) if rounds else state
     chosen = job.journal.decide(
-        "pilot", lambda: timed_pilot(state, job, gaussian_first=not rounds and not alone), kinds=(dict,)
+        "pilot", lambda: timed_pilot(led, job, gaussian_first=not rounds and not alone), kinds=(dict,)
     )
     choice, least = Pilot.from_record(chosen, job.family.variants), job.recipe.keep.least_variance
     if alone:
         return _blocks_alone(state, choice, job)
     gaussian = best_whitening(state, job.runtime, least_variance=least)
-    start = state
+    start = led
     if choice.affine_first:
         start = job.journal.step(
             state.number + 1,

@@ -23,7 +23,7 @@ from jkoflow.steps import Closing, State, is_significant
 from jkoflow.steps.gaussian import take_closed_form
 from jkoflow.steps.mixture import mixture_of
 
-__all__ = ["closed_rounds"]
+__all__ = ["closed_rounds", "quick_search"]
 
 
 def closed_rounds(state: State, choice: Pilot, job: Job) -> State:
@@ -77,8 +77,9 @@ class _Round:
             reserve=rules.reserve,
             first_share=rules.first_share,
         )
-        quick, seconds = self._quick_search(state)
-        state = replace(state, closing=self._search(state, quick).best())
+        quick, seconds = quick_search(state, self.job, round_number=self.number)
+        if state.closing is None:
+            state = replace(state, closing=self._search(state, quick).best())
 
         def keep(before: State, after: State) -> State | None:
             return self._kept(before, after, quick)
@@ -186,33 +187,6 @@ class _Round:
     def _search(self, state: State, search: Search) -> ClosingSearch:
         return ClosingSearch(state, search, self.job.runtime, self.job.recipe)
 
-    def _quick_search(self, state: State) -> tuple[Search, float]:
-        """How closings are looked for while blocks are judged, and the CPU-seconds of one component."""
-        recipe, journal = self.job.recipe, self.job.journal
-        quick = recipe.closing.quick(state.train.columns, len(state.train), journal.budget)
-        if not journal.limited:
-            return quick, 0.0
-
-        def rehearsed() -> float:
-            rows = state.train.rows(slice(0, quick.rows))
-            count = min(recipe.budget.rehearsed_components, len(rows))
-            generator = self.job.runtime.stream("closing", state.number)
-
-            def work() -> object:
-                return mixture_of(rows, count, generator, tolerance=quick.tolerance)
-
-            return journal.timed(work)[1] / count
-
-        seconds = float(journal.decide("closing seconds", rehearsed, kinds=(float, int), round=self.number))
-        most = journal.afford(
-            "components",
-            quick.most_components,
-            lambda number: number * seconds,
-            share=recipe.budget.mixture_share,
-            round=self.number,
-        )
-        return replace(quick, most_components=most), seconds
-
     def _careful_search(self, state: State, quick: Search, seconds: float) -> Search:
         """More rows and components than the quick search; under a budget, as far as there is time."""
         recipe, n_rows = self.job.recipe, len(state.train)
@@ -223,3 +197,38 @@ class _Round:
             "careful components", search.most_components, lambda number: number * each, round=self.number
         )
         return replace(search, most_components=most)
+
+
+def quick_search(state: State, job: Job, *, round_number: int) -> tuple[Search, float]:
+    """How closings are looked for while blocks are judged, and the CPU-seconds of one component.
+
+    Arguments:
+        state: Before the blocks of a round.
+        job: The fit.
+        round_number: Number of the round.
+    """
+    recipe, journal = job.recipe, job.journal
+    quick = recipe.closing.quick(state.train.columns, len(state.train), journal.budget)
+    if not journal.limited:
+        return quick, 0.0
+
+    def rehearsed() -> float:
+        rows = state.train.rows(slice(0, quick.rows))
+        affordable = recipe.budget.rehearsed_products // (len(rows) * rows.columns**2)
+        count = min(recipe.budget.rehearsed_components, max(2, affordable), len(rows))
+        generator = job.runtime.stream("closing", state.number)
+
+        def work() -> object:
+            return mixture_of(rows, count, generator, tolerance=quick.tolerance)
+
+        return journal.timed(work)[1] / count
+
+    seconds = float(journal.decide("closing seconds", rehearsed, kinds=(float, int), round=round_number))
+    most = journal.afford(
+        "components",
+        quick.most_components,
+        lambda number: number * seconds,
+        share=recipe.budget.mixture_share,
+        round=round_number,
+    )
+    return replace(quick, most_components=most), seconds

@@ -39,7 +39,8 @@ class BudgetRules:
         least_for_a_round: Share of the whole budget below which no further round begins.
         rehearsed_rows: Training rows that are pushed to tell what pushing all of them costs.
         mixture_share: Share of the time left that fitting one mixture may take while blocks are judged.
-        rehearsed_components: Components of a mixture that is fitted to tell what a component costs.
+        rehearsed_components: Components of a mixture that is fitted to tell what a component costs,
+        rehearsed_products: and rows × components × columns² of it at most, but for two components.
         careful_cost: CPU cost of one row and component in the final search for a mixture, relative to the
             searches while blocks are judged.
         mean_share: Share of the time left that the mixtures of a mean may take.
@@ -64,6 +65,7 @@ class BudgetRules:
     rehearsed_rows: int = 4096
     mixture_share: float = 0.04
     rehearsed_components: int = 32
+    rehearsed_products: int = 2 * 10**9
     careful_cost: float = 2.0
     mean_share: float = 0.5
     mean_cost: float = 0.5

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-__all__ = ["Background", "ClosingRules", "Search", "n_statistics"]
+from jkoflow.laws.background import Background
+
+__all__ = ["ClosingRules", "Search", "n_statistics"]
 
 
 @dataclass(frozen=True)
@@ -28,45 +30,6 @@ class Search:
     tolerance: float
     most_components: int
     most_members: int = 1
-
-
-@dataclass(frozen=True)
-class Background:
-    """The components of a mixture that stand for rows unlike any of those that it is fitted to.
-
-    With more than one width it is a scale mixture whose mass beyond a radius r falls as r^{-1/2}, slower than
-    that of any law whose rows are seen at all: the mean log-density of rows is then finite whatever their
-    tails are, and no single row decides it.
-
-    Arguments:
-        spread: Standard deviation of the first component, in those of the columns.
-        widths: Number of components.
-        growth: Each is so many times as wide as the one before,
-        decay: and has so many times its weight.
-        seen: Share of such rows in the table, gross outliers, which come on top of the one in n + 1 that the
-            rule of succession expects.
-    """
-
-    spread: float = 2.0
-    widths: int = 1
-    growth: float = 4.0
-    decay: float = 0.5
-    seen: float = 0.0
-
-    @property
-    def is_heavy(self) -> bool:
-        """Whether it is there for the sake of heavy tails."""
-        return self.widths > 1
-
-    def share(self, n_rows: float) -> float:
-        """The weight of all its components beside a mixture that is fitted to so many rows."""
-        return self.seen + (1 - self.seen) / (n_rows + 1)
-
-    def components(self) -> tuple[list[float], list[float]]:
-        """Standard deviations, in those of the columns, and weights of sum 1."""
-        deviations = [self.spread * self.growth**place for place in range(self.widths)]
-        weights = [self.decay**place for place in range(self.widths)]
-        return deviations, [weight / sum(weights) for weight in weights]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class KeepRules:
             covariance of a Gaussian step; a covariance with less than half of it somewhere is not used.
         judged_numbers: Validation rows × columns² that decisions inside a step look at; it limits the rows.
         fewest_judged: Fewest validation rows that they look at.
+        judged_densities: Most validation rows that a descent on a density looks at, which has no determinant.
     """
 
     standard_errors: float = 1.0
@@ -38,6 +39,7 @@ class KeepRules:
     least_variance: float = 1e-10
     judged_numbers: int = 2**18
     fewest_judged: int = 64
+    judged_densities: int = 1024
 
     def judged(self, validation: Particles) -> Particles:
         """The first validation rows, fewer where there are more columns, that decisions in a step look at."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class Descent:
         first: Validation value before the descent.
         best: Validation value of what was kept.
         retries: Restarts that were needed.
+        history: Updates made and validation value at each checkpoint, of the last attempt.
     """
 
     updates: int
@@ -42,6 +43,7 @@ class Descent:
     first: float
     best: float
     retries: int
+    history: tuple[tuple[int, float], ...] = ()
 
 
 class _DivergedError(Exception):
@@ -160,7 +162,7 @@ def descend(
             rate *= settings.retry_factor
             continue
         weights.write(good)
-        return Descent(kept.updates, kept.best_update, first, kept.best, attempt)
+        return replace(kept, first=first, retries=attempt)
     raise NumericalError(
         f"training diverged {settings.retries + 1} times, last at rate {rate / settings.retry_factor:.1e}",
         block=block,
@@ -182,6 +184,7 @@ def _attempt(
 ) -> tuple[Descent, Tensor]:
     optimiser, every = AveragedAdam(module, settings, world), max(1, settings.updates // settings.checkpoints)
     best, best_update, waited, seen = kept.best, kept.best_update, 0, torch.zeros(())
+    history = list[tuple[int, float]]()
     for update in range(1, settings.updates + 1):
         value = loss()
         optimiser.update(value, rate * _relative_rate(update - 1, settings))
@@ -191,12 +194,13 @@ def _attempt(
         current = optimiser.at_average(evaluate)
         if world.largest(0.0 if math.isfinite(float(seen)) and math.isfinite(current) else 1.0):
             raise _DivergedError(Descent(update, best_update, kept.first, best, 0), good)
+        history.append((update, current))
         waited += 1
         if current < best:
             best, best_update, waited, good = current, update, 0, optimiser.average.clone()
         if waited >= settings.patience or stop(update):
             break
-    return Descent(update, best_update, kept.first, best, 0), good
+    return Descent(update, best_update, kept.first, best, 0, tuple(history)), good
 
 
 def _relative_rate(update: int, settings: DescentSettings) -> float:

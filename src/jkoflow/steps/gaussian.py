@@ -21,8 +21,8 @@ from torch import Tensor
 
 from jkoflow.blocks import Block, whitening
 from jkoflow.journal import Solution, Taken
+from jkoflow.laws import Background
 from jkoflow.particles import Moments, Particles
-from jkoflow.recipe import Background
 from jkoflow.runtime import Runtime
 from jkoflow.steps.mixture import gaussian_with_background
 from jkoflow.steps.state import State, taken_by

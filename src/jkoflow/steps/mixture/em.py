@@ -23,6 +23,7 @@ from torch import Tensor
 from jkoflow.blocks.mixture_quantile import least_log
 from jkoflow.laws import GaussianMixture
 from jkoflow.recipe.closing import n_statistics
+from jkoflow.steps.mixture.wide_em import log_joint, sums_of_shares
 from jkoflow.storage.chunks import CARRIED_ROWS, EM_CHUNK_NUMBERS, EM_KEPT_NUMBERS
 from jkoflow.world import ALONE, World
 
@@ -38,12 +39,14 @@ class EMRules:
         iterations: Iterations after which it ends in any case.
         floor: Number added to every variance of a component, where the rows have variance 1 in each column.
         smallest_size: Rows added to the size of every component, so that an empty one stays finite.
+        wide_columns: Columns from which on sums are taken by component (`wide_em`).
     """
 
     tolerance: float = 1e-3
     iterations: int = 100
     floor: float = 1e-6
     smallest_size: float = 1e-15
+    wide_columns: int = 32
 
 
 class _Moments(NamedTuple):
@@ -95,6 +98,8 @@ def maximise_likelihood(
     Raises:
         ValueError: A covariance is not positive definite.
     """
+    if x.shape[1] >= rules.wide_columns:
+        return _by_component(x, responsibilities, rules, weight, world)
     chunk = max(1, chunk_numbers // max(responsibilities.shape[1], n_statistics(x.shape[1])))
     p, rows, before = x.shape[1], _Rows(x, weight, chunk, kept_numbers), -math.inf
     sums = x.new_zeros(n_statistics(p), responsibilities.shape[1])
@@ -114,6 +119,36 @@ def maximise_likelihood(
         found[start : start + part.shape[1]] = (w @ part).softmax(dim=0).T
         start += part.shape[1]
     return GaussianMixture.of_moments(*moments), found
+
+
+def _by_component(
+    x: Tensor, responsibilities: Tensor, rules: EMRules, weight: Tensor | None, world: World
+) -> tuple[GaussianMixture, Tensor]:
+    """The same for rows of many columns."""
+    counts, before = x.new_ones(len(x)) if weight is None else weight.to(x), -math.inf
+    n_rows = world.sum(counts.sum())
+
+    def moments_of(rows: Tensor, share: Tensor) -> _Moments:
+        sums = sums_of_shares(rows, share)
+        size, first, second = (world.sum(part) for part in sums)
+        size = size + rules.smallest_size
+        means = first / size[:, None]
+        covariances = second / size[:, None, None] - means[:, :, None] * means[:, None, :]
+        covariances.diagonal(dim1=1, dim2=2).add_(rules.floor)
+        return _Moments(size / size.sum(), means, covariances)
+
+    given = responsibilities.to(x) * counts[: len(responsibilities), None]
+    moments = moments_of(x[: len(given)], given)
+    for _ in range(rules.iterations):
+        joint = log_joint(x, *moments)
+        nats = joint.logsumexp(dim=1)
+        log_likelihood = float(world.sum(counts @ nats) / n_rows)
+        moments = moments_of(x, joint.sub_(nats[:, None]).exp_().mul_(counts[:, None]))
+        if abs(log_likelihood - before) < rules.tolerance:
+            break
+        before = log_likelihood
+    found = log_joint(x[:CARRIED_ROWS], *moments).softmax(dim=1)
+    return GaussianMixture.of_moments(*moments), found.float()
 
 
 class _Rows:

@@ -19,9 +19,8 @@ from torch.nn.functional import one_hot
 
 from jkoflow.blocks import Block, mixture_map
 from jkoflow.global_state import one_blas_thread, warning_filters
-from jkoflow.laws import GaussianMixture
+from jkoflow.laws import Background, GaussianMixture
 from jkoflow.particles import Moments, Particles
-from jkoflow.recipe.closing import Background
 from jkoflow.steps.mixture.em import EMRules, maximise_likelihood
 from jkoflow.world import ALONE
 

@@ -1,0 +1,206 @@
+r"""The triangular map of a density with conditional mixtures, whose parameters a masked network says.
+
+    T_i(x) = Phi^{-1}( F_i(x_i | x_<i, c) ),    log|det dT(x)| = log p(x | c) - log N(T(x))
+
+It is the Knothe-Rosenblatt rearrangement of p to N(0, I); its Jacobian is triangular, so that the determinant
+costs nothing beside the density. At gamma = infinity the proximal objective, E[V(T(x))] - E[log|det dT(x)|],
+is -E[log p(x)] up to a constant, which is what training then sees; at a finite gamma the map itself is
+differentiated.
+
+Source: Rosenblatt (1952), "Remarks on a multivariate transformation", Ann. Math. Statist. 23(3), eq. (1);
+Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (25).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from jkoflow.blocks.autoregressive.conditionals import Conditionals, ConditionalsShape
+from jkoflow.blocks.autoregressive.pull import draw_rows, pull_rows
+from jkoflow.blocks.base import Block, Inverse, Shape, Source
+from jkoflow.blocks.finite import require_finite
+from jkoflow.blocks.mixture_quantile import log_root_two_pi, quantile_by_logarithms, rules, tail_log_slopes
+from jkoflow.blocks.ode.velocity.perceptron import is_transformed
+from jkoflow.laws import Law
+from jkoflow.storage.chunks import MIXTURE_PULLED_NUMBERS
+from jkoflow.storage.entries import checked_real, checked_whole, require_names
+
+__all__ = ["AutoregressiveBlock"]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The density of a block, as the law that its map takes to N(0, I)."""
+
+    block: AutoregressiveBlock
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.block.source_log_prob(x, context)
+
+    def draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.block.source_draw(noise, context)
+
+
+class AutoregressiveBlock(Block):
+    """The Knothe-Rosenblatt map of a density with conditional mixtures.
+
+    Arguments:
+        gamma: Step size of the proximal step; infinite for a free step.
+        shape: Sizes of the conditionals.
+        order: The columns in the order in which they are conditioned, shape `(d,)`; as they stand if None.
+        generator: Source of initial weights; None where a state dict replaces them.
+    """
+
+    pushed_numbers: ClassVar[int] = MIXTURE_PULLED_NUMBERS
+
+    def __init__(
+        self,
+        *,
+        gamma: float,
+        shape: ConditionalsShape,
+        order: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(dim=shape.dim, gamma=gamma)
+        self.conditionals = Conditionals(shape, generator)
+        self.register_buffer("order", torch.arange(shape.dim) if order is None else order)
+
+    order: Tensor
+
+    @property
+    def conditioned_on(self) -> int | None:
+        return self.conditionals.shape.context_dim
+
+    @property
+    def can_fold(self) -> bool:
+        return False
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain settings; numbers of the density are in the state."""
+        return {
+            "kind": "autoregressive",
+            "gamma": None if self.free else self.gamma,
+            **asdict(self.conditionals.shape),
+        }
+
+    @classmethod
+    def from_config(cls, settings: dict[str, Any]) -> Self:
+        given = dict(settings)
+        gamma = given.pop("gamma")
+        return cls(gamma=gamma, shape=ConditionalsShape(**given))
+
+    @classmethod
+    def stored_shapes(
+        cls, settings: Mapping[str, Any], found: Mapping[str, Shape]
+    ) -> Iterable[tuple[str, Shape]]:
+        names = set(asdict(ConditionalsShape(1)))
+        require_names(settings, {"gamma"} | names)
+        checked_real(settings, "reach", above=0.0)
+        for name in sorted(names - {"reach"}):
+            least = 1 if name in ("dim", "width", "depth", "n_wide") else 0
+            checked_whole(settings, name, least=least, most=2**20)
+        with torch.device("meta"):
+            block = cls.from_config({**settings})
+        return ((name, tuple(part.shape)) for name, part in block.state_dict().items())
+
+    def check_numbers(self) -> None:
+        """Refuse an order that is no permutation, and weights by which a column sees a later one, too."""
+        state = {name: part for name, part in self.state_dict().items() if name != "conditionals.wide_log_w"}
+        require_finite(state)
+        if not bool((self.order.sort().values == torch.arange(self.dim, device=self.order.device)).all()):
+            raise ValueError("tensor order: expected each column once")
+        share = float(self.conditionals.wide_log_w.double().logsumexp(dim=0).exp())
+        if not 0 <= share < 1 or not bool((self.conditionals.wide_scale > 0).all()):
+            raise ValueError(
+                "tensors wide_log_w, wide_scale: expected weights of sum below 1 and widths above 0"
+            )
+        self.conditionals.check_numbers()
+
+    def push(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """T(x), shape `(n, d)`."""
+        return self.push_with_log_det(x, context)[0]
+
+    def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """T(x) and `log p(x | c) - log N(T(x))`."""
+        size = max(1, self.pushed_numbers // (self.dim * self.conditionals.shape.n_components))
+        parts = [
+            self._push(x[i : i + size], None if context is None else context[i : i + size])
+            for i in range(0, max(len(x), 1), size)
+        ]
+        y, log_det = (torch.cat(part) for part in zip(*parts, strict=True))
+        return y, log_det
+
+    def push_with_jacobian(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """T(x) and dT(x), one pass backward for each column of T."""
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(not x.requires_grad) if not x.requires_grad else x
+            y = self.push(at, context)
+            keep = torch.is_grad_enabled() and x.requires_grad
+            rows = [
+                torch.autograd.grad(y[:, i].sum(), at, retain_graph=True, create_graph=keep)[0]
+                for i in range(self.dim)
+            ]
+        jacobian = torch.stack(rows, dim=1)
+        return (y, jacobian) if keep else (y.detach(), jacobian)
+
+    def push_with_trace(self, x: Tensor, context: Tensor | None, probes: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as `push_with_log_det`: there is no trace to integrate."""
+        del probes
+        return self.push_with_log_det(x, context)
+
+    @torch.no_grad()
+    def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
+        """Column by column, each by a bracketed Newton iteration, with the error that was reached."""
+        del tolerance
+        x = torch.empty_like(y)
+        x[:, self.order] = pull_rows(self.conditionals, y[:, self.order].double(), context).to(y)
+        return Inverse(x, (self.push(x, context) - y).norm(dim=1))
+
+    def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
+        """T^-1(y), shape `(n, d)`, without its error."""
+        del tolerance
+        x = torch.empty_like(y)
+        x[:, self.order] = pull_rows(self.conditionals, y[:, self.order].double(), context).to(y)
+        return x
+
+    def source(self, law: Law) -> Source | None:
+        """The density, or the density given the context, where the map is to N(0, I)."""
+        return _Source(self) if law.is_standard else None
+
+    def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x | c), shape `(n,)`, nats, float64."""
+        like = self.conditionals.centre
+        rows = x[:, self.order].to(like)
+        return self.conditionals.log_prob(rows, None if context is None else context.to(like))
+
+    def source_draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Rows of p, or of p given the context, from standard normal rows, shape `(n, d)`, float64."""
+        x = torch.empty_like(noise)
+        x[:, self.order] = draw_rows(self.conditionals, noise[:, self.order], context).to(noise)
+        return x
+
+    def _push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        like = self.conditionals.centre
+        ordered = x[:, self.order].to(like)
+        found = self.conditionals.components(ordered, None if context is None else context.to(like))
+        log_w, location, log_scale = (
+            part.double() for part in (found.log_w, found.location, found.log_scale)
+        )
+        u = (ordered.double()[:, None] - location) * torch.exp(-log_scale)
+        z = quantile_by_logarithms(u, log_w)  # one way, whether gradients are wanted or not
+        heights = log_w - 0.5 * u.square() - log_scale - log_root_two_pi
+        slopes = heights.logsumexp(dim=1) + 0.5 * z.square() + log_root_two_pi
+        far = z.abs() > rules.far_square
+        if not is_transformed(u) and bool(far.any()):
+            rows = far.any(dim=1)
+            slopes = slopes.index_put(
+                (rows,), tail_log_slopes(u[rows], log_w[rows], -log_scale[rows], z[rows])
+            )
+        y = torch.empty_like(z)
+        y = y.index_copy(1, self.order, z)
+        return y.to(x.dtype), slopes.sum(dim=1).to(x.dtype)

@@ -1,0 +1,137 @@
+r"""A lead: an autoregressive block as the first step, where it says more of the rows than the first closing.
+
+    T_1 = argmin_T  E[V(T(x))] - E[log|det dT(x)|]   over the maps of conditional mixtures (gamma = infinity)
+
+Columns with spikes, edges or very different widths, and many columns, are better told one after the other
+than by a mixture or by steps that move all of them at once. Which it is, validation rows say: a short trial
+is compared with the closing that would end a fit at once. Source: ours, docs/method.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from jkoflow.blocks import Block, family_named
+from jkoflow.fold import proximal_fold
+from jkoflow.journal import Solution
+from jkoflow.methods.base import Job
+from jkoflow.methods.closing import ClosingSearch
+from jkoflow.methods.rounds import quick_search
+from jkoflow.steps import State, Step, improves, is_significant
+from jkoflow.steps.descent import Descent
+from jkoflow.steps.proximal import descend_on_objective
+from jkoflow.steps.solvers import IdentitySolver
+
+__all__ = ["with_lead"]
+
+
+def with_lead(state: State, job: Job) -> State:
+    """The state after an autoregressive block, where a trial of it beats the first closing; else as it was.
+
+    Arguments:
+        state: Before the first step.
+        job: The fit.
+
+    Returns:
+        The state, its first closing known where no block leads.
+    """
+    rules, n_rows = job.recipe.lead, len(state.train)
+    if state.train.dim < rules.fewest_columns or rules.trial_updates == 0:
+        return state
+    quick, _ = quick_search(state, job, round_number=0)
+    closing = ClosingSearch(state, quick, job.runtime, job.recipe).best()
+    trial = _Trial(job)
+    decided = job.journal.decide("lead", lambda: trial.against(state, closing.log_prob), kinds=(dict,))
+    if not decided["leads"]:
+        return replace(state, closing=closing)
+
+    def affordable() -> int:
+        most = (rules.trial_updates, rules.most(n_rows))
+        return job.journal.how_many(decided["seconds"], most, share=rules.share)
+
+    updates = rules.updates(n_rows)
+    if job.journal.limited:
+        updates = int(
+            job.journal.decide("updates", affordable, kinds=(int,), block=state.number + 1, round=0)
+        )
+    solver = _LeadSolver(trial, int(decided["updates"]), updates)
+    keep = improves(job.recipe.keep.standard_errors)
+    return proximal_fold(state, (math.inf,), replace(job.fold(solver), keep=keep))
+
+
+class _Trial:
+    """A short training of the block; made once, by whoever asks first.
+
+    Arguments:
+        job: The fit.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._family = family_named("autoregressive", **job.recipe.of_blocks)
+        self._block: Block | None = None
+
+    def against(self, state: State, log_prob: torch.Tensor) -> dict[str, object]:
+        """Whether the block beats a closing, the updates of its trial, and CPU-seconds of one of them.
+
+        Arguments:
+            state: Before the block.
+            log_prob: Log-density of the first validation rows under the closing, nats.
+        """
+        job, journal, rules = self._job, self._job.journal, self._job.recipe.lead
+        out_of_time = journal.deadline(rules.trial_share)
+        (part,) = job.scheme(math.inf, state.functional)
+        step = job.fold(IdentitySolver(self._family, "")).step(state, part)
+        stopped = replace(step, stop=lambda phase, updates: out_of_time())
+        (block, done), seconds = journal.timed(lambda: self._trained(stopped))
+        self._block = block
+        rows = state.validation.rows(slice(0, len(log_prob)))
+        source = block.source(state.functional.law)
+        assert source is not None
+        later = rules.updates(len(state.train))
+        if journal.limited:
+            later = journal.how_many(seconds / done.updates, (1, later), share=rules.share)
+        doublings = rules.doublings(state.train.dim, later / done.updates)
+        gain = source.log_prob(rows.x, rows.context).detach() - log_prob + doublings * _gain_of_half(done)
+        leads = is_significant(rows, gain, standard_errors=job.recipe.keep.standard_errors)
+        return {"leads": leads, "updates": done.updates, "seconds": seconds / done.updates}
+
+    def block(self, step: Step, updates: int) -> Block:
+        """The block after so many updates of its trial."""
+        found = self._block
+        self._block = None
+        if found is None:
+            found, _ = self._trained(replace(step, stop=lambda phase, made: made >= updates))
+        return found
+
+    def _trained(self, step: Step) -> tuple[Block, Descent]:
+        block = self._family.new(step.train, step.gamma, generator=step.stream("initial_weights"))
+        done = descend_on_objective(block, step, self._job.recipe.lead.trial(step.train.dim), "auto")
+        return block, done
+
+
+def _gain_of_half(done: Descent) -> float:
+    """What the second half of a descent gained, nats: about what each doubling of its updates gains."""
+    half = [value for made, value in done.history if 2 * made <= done.updates]
+    return max(0.0, (half[-1] if half else done.first) - done.best)
+
+
+@dataclass(frozen=True)
+class _LeadSolver:
+    """Trains the block of a trial to its end."""
+
+    trial: _Trial
+    tried: int
+    updates: int
+
+    def __call__(self, step: Step) -> Solution:
+        block = self.trial.block(step, self.tried)
+        settings = step.recipe.lead.training(self.updates, step.train.dim)
+        done = descend_on_objective(block, step, settings, "auto")
+        updates = {"proximal": self.tried + done.updates}
+        return Solution.found(
+            block, "proximal", updates=updates, retries=done.retries, best_update=done.best_update
+        )

@@ -1,0 +1,86 @@
+r"""When a fit begins with an autoregressive block, and how that block is trained.
+
+Source: measured on held-out rows of training tables, docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jkoflow.recipe.descent import DescentSettings
+
+__all__ = ["LeadRules"]
+
+
+@dataclass(frozen=True)
+class LeadRules:
+    """The trial of an autoregressive block beside the first closing, and its training where it leads.
+
+    Arguments:
+        fewest_columns: Columns from which on it is tried: with fewer a mixture describes any row.
+        trial_updates: Updates of the trial at most, and what it has without a budget.
+        trial_share: Share of a budget that the trial may take.
+        columns_per_doubling: A trial is credited with what its second half gained for each doubling of its
+            updates up to those of a block that leads: for one of them, or for one more for each so many
+            columns. The more columns, the less do blocks that move all of them at once gain instead.
+        checkpoints: How often the trial is judged on validation rows, and looks at its time.
+        share: Share of the time left after the trial for the updates of a block that leads.
+        batch: Rows of one update.
+        rate: Adam's rate.
+        average_share: Share of the newest weights in their average.
+        gradient_per_root_column: Length that a longer gradient is cut to, over the square root of the number
+            of columns.
+        updates_per_root_row: Updates without a budget, over the square root of the number of training rows.
+        most_updates: Most updates without a budget.
+        most_epochs: Passes over the training rows that a budget may lead to.
+    """
+
+    fewest_columns: int = 3
+    trial_updates: int = 240
+    trial_share: float = 0.08
+    columns_per_doubling: int = 16
+    checkpoints: int = 24
+    share: float = 0.65
+    batch: int = 256
+    rate: float = 1e-2
+    average_share: float = 0.01
+    gradient_per_root_column: float = 5.0
+    updates_per_root_row: int = 20
+    most_updates: int = 4000
+    most_epochs: int = 150
+
+    def trial(self, columns: int) -> DescentSettings:
+        """How the trial descends."""
+        return self._descent(self.trial_updates, columns, self.checkpoints)
+
+    def training(self, updates: int, columns: int) -> DescentSettings:
+        """How a block that leads descends after its trial."""
+        return self._descent(updates, columns, 20)
+
+    def doublings(self, columns: int, ratio: float) -> float:
+        """Doublings that a trial is credited with.
+
+        Arguments:
+            columns: d.
+            ratio: Updates of a block that leads over those of the trial, at least 1.
+        """
+        return min(math.log2(max(ratio, 2.0)), max(1.0, columns / self.columns_per_doubling))
+
+    def updates(self, n_rows: int) -> int:
+        """Updates of a block that leads without a budget."""
+        return min(int(self.updates_per_root_row * math.sqrt(n_rows)), self.most_updates)
+
+    def most(self, n_rows: int) -> int:
+        """Most updates that a budget may lead to."""
+        return max(self.updates(n_rows), int(self.most_epochs * n_rows / self.batch))
+
+    def _descent(self, updates: int, columns: int, checkpoints: int) -> DescentSettings:
+        return DescentSettings(
+            updates,
+            self.batch,
+            self.rate,
+            checkpoints=checkpoints,
+            average_share=self.average_share,
+            largest_gradient=self.gradient_per_root_column * math.sqrt(columns),
+        )
