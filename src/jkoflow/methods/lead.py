@@ -13,13 +13,17 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from jkoflow.blocks import Block, family_named
+from jkoflow.blocks.log_det import push_block_with_log_det
 from jkoflow.fold import proximal_fold
 from jkoflow.journal import Solution
+from jkoflow.laws import Law
 from jkoflow.methods.base import Job
 from jkoflow.methods.closing import ClosingSearch
 from jkoflow.methods.rounds import quick_search
+from jkoflow.particles import Particles
 from jkoflow.steps import State, Step, improves, is_significant
 from jkoflow.steps.descent import Descent
 from jkoflow.steps.proximal import descend_on_objective
@@ -44,7 +48,7 @@ def with_lead(state: State, job: Job) -> State:
     quick, _ = quick_search(state, job, round_number=0)
     closing = ClosingSearch(state, quick, job.runtime, job.recipe).best()
     trial = _Trial(job)
-    decided = job.journal.decide("lead", lambda: trial.against(state, closing.log_prob), kinds=(dict,))
+    decided = job.journal.decide("lead", lambda: trial.against(state, closing.block), kinds=(dict,))
     if not decided["leads"]:
         return replace(state, closing=closing)
 
@@ -74,28 +78,28 @@ class _Trial:
         self._family = family_named("autoregressive", **job.recipe.of_blocks)
         self._block: Block | None = None
 
-    def against(self, state: State, log_prob: torch.Tensor) -> dict[str, object]:
+    def against(self, state: State, closing: Block | None) -> dict[str, object]:
         """Whether the block beats a closing, the updates of its trial, and CPU-seconds of one of them.
 
         Arguments:
             state: Before the block.
-            log_prob: Log-density of the first validation rows under the closing, nats.
+            closing: The step that would end the fit; None for no step.
         """
         job, journal, rules = self._job, self._job.journal, self._job.recipe.lead
         out_of_time = journal.deadline(rules.trial_share)
         (part,) = job.scheme(math.inf, state.functional)
         step = job.fold(IdentitySolver(self._family, "")).step(state, part)
         stopped = replace(step, stop=lambda phase, updates: out_of_time())
-        (block, done), seconds = journal.timed(lambda: self._trained(stopped))
+        block = self._new(step)
+        done, seconds = journal.timed(lambda: self._train(block, stopped))
         self._block = block
-        rows = state.validation.rows(slice(0, len(log_prob)))
-        source = block.source(state.functional.law)
-        assert source is not None
+        rows, law = state.validation.rows(slice(0, job.recipe.keep.judged_densities)), state.functional.law
+        log_prob = law.log_prob(rows.x.double()) if closing is None else _log_prob(closing, rows, law)
         later = rules.updates(len(state.train))
         if journal.limited:
             later = journal.how_many(seconds / done.updates, (1, later), share=rules.share)
         doublings = rules.doublings(state.train.dim, later / done.updates)
-        gain = source.log_prob(rows.x, rows.context).detach() - log_prob + doublings * _gain_of_half(done)
+        gain = _log_prob(block, rows, law) - log_prob + doublings * _gain_of_half(done)
         leads = is_significant(rows, gain, standard_errors=job.recipe.keep.standard_errors)
         return {"leads": leads, "updates": done.updates, "seconds": seconds / done.updates}
 
@@ -104,13 +108,25 @@ class _Trial:
         found = self._block
         self._block = None
         if found is None:
-            found, _ = self._trained(replace(step, stop=lambda phase, made: made >= updates))
+            found = self._new(step)
+            self._train(found, replace(step, stop=lambda phase, made: made >= updates))
         return found
 
-    def _trained(self, step: Step) -> tuple[Block, Descent]:
-        block = self._family.new(step.train, step.gamma, generator=step.stream("initial_weights"))
-        done = descend_on_objective(block, step, self._job.recipe.lead.trial(step.train.dim), "auto")
-        return block, done
+    def _new(self, step: Step) -> Block:
+        return self._family.new(step.train, step.gamma, generator=step.stream("initial_weights"))
+
+    def _train(self, block: Block, step: Step) -> Descent:
+        return descend_on_objective(block, step, self._job.recipe.lead.trial(step.train.dim), "auto")
+
+
+@torch.no_grad()
+def _log_prob(block: Block, rows: Particles, law: Law) -> Tensor:
+    """Log-density of rows under the law that the block takes to `law`, nats, shape `(n,)`."""
+    source = block.source(law)
+    if source is not None:
+        return source.log_prob(rows.x, rows.context)
+    image, log_det = push_block_with_log_det(block, rows)
+    return law.log_prob(image.double()) + log_det
 
 
 def _gain_of_half(done: Descent) -> float:

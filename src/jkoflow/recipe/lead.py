@@ -29,6 +29,7 @@ class LeadRules:
         batch: Rows of one update.
         rate: Adam's rate.
         average_share: Share of the newest weights in their average.
+        warm_up: Updates over which the rate grows to its full size.
         gradient_per_root_column: Length that a longer gradient is cut to, over the square root of the number
             of columns.
         updates_per_root_row: Updates without a budget, over the square root of the number of training rows.
@@ -45,6 +46,7 @@ class LeadRules:
     batch: int = 256
     rate: float = 1e-2
     average_share: float = 0.01
+    warm_up: int = 20
     gradient_per_root_column: float = 5.0
     updates_per_root_row: int = 20
     most_updates: int = 4000
@@ -82,5 +84,6 @@ class LeadRules:
             self.rate,
             checkpoints=checkpoints,
             average_share=self.average_share,
+            warm_up=self.warm_up,
             largest_gradient=self.gradient_per_root_column * math.sqrt(columns),
         )

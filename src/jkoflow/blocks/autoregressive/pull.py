@@ -132,4 +132,5 @@ def _drawn(noise: Tensor, found: Components) -> Tensor:
     share = log_w.exp().gather(1, component)
     left, half = (position - above.gather(1, component) + share) / share, torch.finfo(noise.dtype).eps
     u = torch.special.ndtri(left.clamp(half, 1 - half))
-    return (location.gather(1, component) + log_scale.gather(1, component).exp() * u)[:, 0]
+    value: Tensor = (location.gather(1, component) + log_scale.gather(1, component).exp() * u)[:, 0]
+    return value
