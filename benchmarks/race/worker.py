@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -51,10 +52,13 @@ def measure(problem: Path, contender: str, *, budget: float, seed: int, out: Pat
     }
     with np.load(problem, allow_pickle=False) as archive:
         test, truth = archive["test"], archive.get("truth")
+        log_scale, is_grey = archive.get("log_scale"), bool(archive.get("is_grey", False))
     start = time.process_time()
     nll = -density.log_prob(test)
     spent = max(time.process_time() - start, 1e-6)
     row |= {"score_cpu_seconds": spent, "log_prob_rows_per_second": len(test) / spent, **judged(nll, truth)}
+    if log_scale is not None:
+        row |= in_source_unit(nll, log_scale, test.shape[1], is_grey=is_grey)
     np.save(out.with_suffix(".npy"), nll)
     return row | measured_beside(density, test, seed)
 
@@ -69,6 +73,14 @@ def judged(nll: Reals, truth: Reals | None) -> dict[str, Any]:
         raise NonFiniteError(f"log_prob is not finite at {(~np.isfinite(nll)).sum()} of {len(nll)} test rows")
     row = {"test_rows": len(nll), **mean_with_error("nll", nll)}
     return row if truth is None else row | mean_with_error("kl", nll + truth)
+
+
+def in_source_unit(nll: Reals, log_scale: Reals, columns: int, *, is_grey: bool) -> dict[str, float]:
+    """What leads from the mean NLL to the source's unit, nats; bits per dimension where it is grey levels."""
+    row = {"log_scale_nats": float(log_scale.mean())}
+    if is_grey:
+        row |= mean_with_error("bits_per_dimension", (nll + log_scale) / (columns * math.log(2)))
+    return row
 
 
 def measured_beside(density: Density, test: Reals, seed: int) -> dict[str, Any]:
