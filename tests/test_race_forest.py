@@ -32,7 +32,7 @@ def test_a_columns_kernels_are_the_leaf_weighted_sum(
     forest, rows, new = race["forest"], bent_rows(300), bent_rows(20, seed=1)
     monkeypatch.setattr(forest, "TREES", 3)
     monkeypatch.setattr(forest, "CHUNK_MEMBERS", 40)  # several chunks, with rows of more and of fewer members
-    column = forest._grown(rows, 2, race["timed_descent"].Clock(10.0), 10.0, 0, leaf=3)
+    column = forest._grown(rows, 2, race["timed_descent"].Clock(10.0), 10.0, forest.Growing(3, 0.7, 0))
     expected = np.zeros((20, len(forest.WIDTHS)))
     for tree in column.trees:
         own, nodes = (tree.apply(part[:, :2].astype(np.float32)) for part in (rows, new))
@@ -71,6 +71,7 @@ def test_the_weights_are_most_likely_and_leave_a_background(race: dict[str, Modu
     assert best >= max(np.log(one.density(kernels, values)).mean() for one in alone) - 1e-3
 
 
+@pytest.mark.slow
 def test_a_leaf_is_as_large_as_noise_asks(race: dict[str, ModuleType]) -> None:
     forest, rng = race["forest"], np.random.default_rng(0)
     first = rng.uniform(-1.7, 1.7, size=(2000, 1))
@@ -79,17 +80,25 @@ def test_a_leaf_is_as_large_as_noise_asks(race: dict[str, ModuleType]) -> None:
     for second, leaf in ((independent, 10), (sharp, 2)):
         rows = np.hstack([first, second])
         clock = race["timed_descent"].Clock(60.0)
-        found = forest._best_leaf(rows[:1500], rows[1500:], clock, 60.0, 0)
+        found = forest._best_leaf(rows[:1500], rows[1500:], clock, 60.0, forest.Growing(3, 0.7, 0))
         assert (found >= 5) == (leaf == 10)
 
 
+def test_columns_for_which_there_is_no_time_are_independent(race: dict[str, ModuleType]) -> None:
+    forest = race["forest"]
+    density = forest.fit(bent_rows(500), budget=1e-9, seed=0)
+    assert [type(column).__name__ for column, _ in density.columns] == ["FirstColumn"] * 3
+    assert np.isfinite(density.log_prob(bent_rows(50, seed=1))).all()
+
+
+@pytest.mark.slow
 def test_many_rows_and_a_small_budget(race: dict[str, ModuleType]) -> None:
     """Fewer trees, then fewer rows, and never much more than the budget."""
     forest = race["forest"]
     rows = np.random.default_rng(0).normal(size=(20_000, 6))
-    clock = race["timed_descent"].Clock(1.0)
-    density = forest.fit(rows, budget=1.0, seed=0)
-    assert clock.used() < 1.3
-    trees = [len(column.trees) for column, _ in density.columns[1:]]
-    assert min(trees) >= 1
-    assert max(trees) < 40
+    clock = race["timed_descent"].Clock(2.0)
+    density = forest.fit(rows, budget=2.0, seed=0)
+    assert clock.used() < 2.3
+    grown = [column for column, _ in density.columns if isinstance(column, forest.LaterColumn)]
+    assert max(len(column.trees) for column in grown) < 40
+    assert max(column.values.shape[1] for column in grown) < 18_000

@@ -8,18 +8,20 @@ Trees are scikit-learn's `RandomForestRegressor` of column j on the earlier ones
 values in a leaf, whether the tree was grown on them or not. a_jh, of twenty widths h from 3e-4 to 1, and b_j
 >= 1e-3 follow by expectation-maximisation on 1,000 validation rows; the first column is a kernel estimate of
 the same widths. A column's trees are grown a few at a time, 40 at most, while its part of the time lasts,
-parts in proportion to the columns that a tree may look at; where the first would not be done, all trees see
-fewer rows. How many rows a leaf has at least, 2, 3, 5 or 10, is what gives validation rows the best law of
-two columns, the last and the middle one, by a few trees in a tenth of the budget. Source: Meinshausen (2006),
-Quantile Regression Forests, eq. (4), for the weights. Six settings were tried on rows set aside from training
-rows of `power` and `protein`: shares of columns from 0.5 to 1 and of rows, and leaves of 2, 3 and 5, of which
-5 was best on the first and 2 on the second.
+parts in proportion to the columns that a tree may look at. Where the first twelve would not be done, all
+trees see fewer rows, 2,000 at least, and then a smaller share of the columns; columns for which no time is
+left at all are independent, with a kernel estimate like the first. How many rows a leaf has at least, 2, 3,
+5 or 10, is what gives validation rows the best law of two columns, the last and the middle one, by a few
+trees in a tenth of the budget. Source: Meinshausen (2006), Quantile Regression Forests, eq. (4), for the
+weights. Six settings were tried on rows set aside from training rows of `power` and `protein`: shares of
+columns from 0.5 to 1 and of rows, and leaves of 2, 3 and 5, of which 5 was best on the first and 2 on the
+second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,10 +34,12 @@ SETTINGS_TRIED = 6
 TREES, TREES_AT_ONCE, FEWEST_TREES = 40, 4, 12
 COLUMNS_SHARE, ROWS_SHARE = 0.7, 0.6
 LEAVES, SHARE_OF_CHOOSING = (3, 2, 5, 10), 0.1
-FEWEST_ROWS, PILOT_TREES = 2000, 2
+FEWEST_ROWS, ROWS_POWER = 2000, 1.15
+"""A tree takes seconds like this power of its rows."""
 WIDTHS = np.geomspace(3e-4, 1.0, 20)
 BACKGROUND_WIDTH, LEAST_BACKGROUND = 3.0, 1e-3
 VALIDATION_ROWS, WEIGHT_STEPS = 1000, 200
+MANY_COLUMNS, VALIDATION_ROWS_OF_MANY = 200, 300
 REACH = 9.0
 """Kernels are counted up to so many widths away."""
 CENTRES_PER_WIDTH = 30
@@ -171,24 +175,55 @@ def fit(train: Reals, *, budget: float, seed: int) -> Forest:
     """Fit to the rows."""
     clock = Clock(budget)
     fitted, held_out = split(train, seed)
-    held_out = held_out[:VALIDATION_ROWS]
+    held_out = held_out[: VALIDATION_ROWS if train.shape[1] < MANY_COLUMNS else VALIDATION_ROWS_OF_MANY]
     first = FirstColumn(np.sort(fitted[:, 0]))
     columns: list[tuple[Column, Weights]] = [(first, _weights(first, held_out, 0))]
-    fitted = _affordable(fitted, clock, seed)
-    leaf = _best_leaf(fitted, held_out, clock, SHARE_OF_CHOOSING * budget, seed)
+    fitted, growing = _affordable(fitted, clock, seed)
+    growing = replace(growing, leaf=_best_leaf(fitted, held_out, clock, SHARE_OF_CHOOSING * budget, growing))
     costs = np.array([_columns_tried(place) for place in range(1, fitted.shape[1])], dtype=float)
+    longest = 0.0
     for place in range(1, fitted.shape[1]):
-        share = costs[place - 1] / costs[place - 1 :].sum()
-        column = _grown(fitted, place, clock, share * clock.remaining(), seed, leaf=leaf)
+        begun, column = clock.used(), None
+        if clock.remaining() > longest:
+            share = costs[place - 1] / costs[place - 1 :].sum()
+            column = _grown(fitted, place, clock, share * clock.remaining(), growing)
+        column = column or FirstColumn(np.sort(fitted[:FEWEST_ROWS, place]))
         columns.append((column, _weights(column, held_out, place)))
+        longest = max(longest, clock.used() - begun)
     return Forest(columns)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """How trees are grown.
+
+    Arguments:
+        leaf: The least rows of a leaf.
+        columns: The share of the earlier columns that a split looks at.
+        seed: Of the trees.
+    """
+
+    leaf: int
+    columns: float
+    seed: int
+
+    def forest(self, trees: int, place: int) -> RandomForestRegressor:
+        """One not yet fitted, for a column."""
+        return RandomForestRegressor(
+            trees,
+            min_samples_leaf=self.leaf,
+            max_features=max(1, int(self.columns * place)),
+            max_samples=ROWS_SHARE,
+            warm_start=True,
+            random_state=self.seed + place,
+        )
 
 
 def _columns_tried(place: int) -> int:
     return max(1, int(COLUMNS_SHARE * place))
 
 
-def _best_leaf(fitted: Reals, held_out: Reals, clock: Clock, seconds: float, seed: int) -> int:
+def _best_leaf(fitted: Reals, held_out: Reals, clock: Clock, seconds: float, growing: Growing) -> int:
     """The least rows of a leaf that are best on validation rows, of those for which there is time."""
     begun, scores = clock.used(), dict[int, float]()
     weighed, judged = held_out[::2], held_out[1::2]
@@ -199,44 +234,34 @@ def _best_leaf(fitted: Reals, held_out: Reals, clock: Clock, seconds: float, see
             break
         scores[leaf] = 0.0
         for place in places:
-            column = _grown(fitted, place, clock, 0.0, seed, leaf=leaf, fewest=TREES_AT_ONCE)
+            column = _grown(fitted, place, clock, 0.0, replace(growing, leaf=leaf), fewest=TREES_AT_ONCE)
             kernels = column.kernels(judged[:, :place], judged[:, place])
             density = _weights(column, weighed, place).density(kernels, judged[:, place])
             scores[leaf] += float(np.log(density).mean())
     return max(scores, key=scores.__getitem__) if scores else LEAVES[0]
 
 
-def _forest(trees: int, seed: int, leaf: int) -> RandomForestRegressor:
-    return RandomForestRegressor(
-        trees,
-        min_samples_leaf=leaf,
-        max_features=COLUMNS_SHARE,
-        max_samples=ROWS_SHARE,
-        warm_start=True,
-        random_state=seed,
-    )
-
-
-def _affordable(fitted: Reals, clock: Clock, seed: int) -> Reals:
-    """As many of the rows as leave time for the fewest trees of every column, by a pilot on the last one."""
-    dim = fitted.shape[1]
+def _affordable(fitted: Reals, clock: Clock, seed: int) -> tuple[Reals, Growing]:
+    """As many rows, and columns of a split, as leave time for the fewest trees, by a pilot on one column."""
+    dim, growing = fitted.shape[1], Growing(LEAVES[0], COLUMNS_SHARE, seed)
     if dim == 1:
-        return fitted
+        return fitted, growing
     some = fitted[:FEWEST_ROWS]
     begun = clock.used()
-    _forest(PILOT_TREES, seed, LEAVES[0]).fit(some[:, :-1], some[:, -1])
-    tree_seconds = (clock.used() - begun) / PILOT_TREES
+    growing.forest(1, dim - 1).fit(some[:, :-1], some[:, -1])
+    tree_seconds = clock.used() - begun
     relative = sum(_columns_tried(place) for place in range(1, dim)) / _columns_tried(dim - 1)
-    times_more = SHARE_OF_GROWING * clock.remaining() / (tree_seconds * relative * FEWEST_TREES)
-    return fitted[: max(FEWEST_ROWS, int(FEWEST_ROWS * times_more ** (1 / 1.15)))]
+    times_more = SHARE_OF_GROWING * max(clock.remaining(), 0.0) / (tree_seconds * relative * FEWEST_TREES)
+    rows = fitted[: max(FEWEST_ROWS, int(FEWEST_ROWS * times_more ** (1 / ROWS_POWER)))]
+    return rows, replace(growing, columns=COLUMNS_SHARE * min(1.0, times_more))
 
 
 def _grown(
-    fitted: Reals, place: int, clock: Clock, seconds: float, seed: int, *, leaf: int, fewest: int = 1
+    fitted: Reals, place: int, clock: Clock, seconds: float, growing: Growing, *, fewest: int = 1
 ) -> LaterColumn:
     """Trees of one column, a few at a time, while there are seconds left for them."""
     begun, n_trees = clock.used(), 0
-    forest = _forest(0, seed + place, leaf)
+    forest = growing.forest(0, place)
     while n_trees < TREES:
         spent = clock.used() - begun
         if n_trees and spent * (n_trees + TREES_AT_ONCE) / n_trees > SHARE_OF_GROWING * seconds:

@@ -3,15 +3,15 @@
     K in 1, 2, 5, ..., 1000,    rho in 1e-6, ..., 1e-2,    lambda in 0, 0.01, ..., 0.8  (gaussian_em.py)
 
 K goes up from 1 until two sizes in a row are no better on validation rows, or the next would not be done in
-half of the time that is left, by the time of the last. Each size starts from clusters by k-means and takes a
-few steps. rho and lambda are those of the whole grid whose components, one step from the clusters or from
-the solution, are best on validation rows; where a solution asks for others than its own it climbs on with
-them. Every climb keeps the components that were best on validation rows. The rest of the budget goes to a
-long climb of the best size, to long climbs from other clusters, and to two steps on all rows. One component
-more, of weight a = 1e-3, is N(m, 4 C) with mean and covariance of all rows: a row far out then cannot decide
-the choice. Likelihood and draws are those of scikit-learn's `GaussianMixture` with these components. Four
-ways to search were tried on rows of the race (`usps`, `bsds`, `protein`, `power`, `rose`), whose test figures
-were seen, too.
+two thirds of the time that is left, by the time of the last. Each size starts from clusters by k-means and
+takes a few steps. rho and lambda are those of the whole grid whose components, one step from the clusters or
+from the solution, are best on validation rows; where a solution asks for others than its own it climbs on
+with them. Every climb keeps the components that were best on validation rows. The rest of the budget goes to
+a long climb of the best size, to long climbs from other clusters, and to two steps on all rows. One
+component more, of weight a = 1e-3, is N(m, 4 C) with mean and covariance of all rows: a row far out then
+cannot decide the choice. Likelihood and draws are those of scikit-learn's `GaussianMixture` with these
+components. Four ways to search were tried on rows of the race (`usps`, `bsds`, `protein`, `power`, `rose`),
+whose test figures were seen, too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PATIENCE, LONG_PATIENCE = 2, 5
 ROUNDS = 3
 GRID_ROWS, WORTHWHILE_NATS = 2000, 0.01
 """Validation rows that judge the whole grid, and the gain for which a solution changes its place there."""
-TIME_FOR_ONE_MORE = 2.0
+TIME_FOR_ONE_MORE = 1.5
 """A size is begun where so many times what it will take is left: the best one wants a long climb after it."""
 STARTS = 10
 BACKGROUND_WEIGHT, BACKGROUND_SPREAD = 1e-3, 2.0
