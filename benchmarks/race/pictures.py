@@ -24,14 +24,24 @@ Point = dict[str, Any]
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GOLD, _GREY = COLOURS
 _COLOUR = {
     "ours": _BLUE,
+    "ours_blocks": "#7aa6dd",
+    "ours_jko": "#1b3f73",
+    "ours_zuko": "#4fb3bf",
+    "ours_log_cosh": "#5c7f99",
+    "ours_flow_matching": "#9db8d9",
     "nsf": _ORANGE,
+    "nsf_best": "#8a4b08",
     "maf": "#c2405a",
+    "maf_best": "#7d1f35",
+    "naf": "#e377c2",
+    "gmm_validated": "#1f2733",
+    "forest": "#2e6b2e",
     "flow_matching": _GREEN,
     "flow_matching_ot": _GOLD,
     "ffjord": _PURPLE,
     "published_jko": _GREY,
 }
-_LINE = {"gmm30": "--", "kde": ":"}
+_LINE = {"gmm30": "--", "kde": ":", "vine": "-."}
 _INK = "#1f2733"
 _QUANTITY = {"nll": "test NLL, nats", "kl": "KL(truth‖model), nats"}
 _HEADROOM = 1.6

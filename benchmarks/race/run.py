@@ -1,16 +1,18 @@
 """The race: problems × contenders × budgets of CPU-seconds, each run a process of its own on one thread.
 
     python benchmarks/race/run.py --data-dir DIR [--full | --problems ...] [--contenders ...]
-                                  [--budgets 30 100 300] [--jobs 2] [--seed 0]
+                                  [--budgets 30 100 300] [--jobs 2] [--seed 0] [--seeds 0 1 2]
     python benchmarks/race/run.py --data-dir DIR --resume RUN [--jobs 2]
     python benchmarks/race/run.py --data-dir DIR --rivals-of RUN ...
 
 Smaller budgets come first, and contenders of the same problem and budget run near each other in time. Every
 run appends a row to benchmarks/results/race.jsonl, failures and what was skipped too; the NLLs of its test
 rows go to runs/race/RUN. When ours and a contender have finished all folds of a problem at a budget, a row
-with the paired difference follows. What the run has a row for is not run again; an interrupted race
-finishes the runs that it had begun. With --rivals-of, what the other contenders did in an earlier run on the
-same machine, seed and rows is taken over, and their rows say from where.
+with the paired difference follows. --seed splits the rows; with --seeds every contender is fitted once with
+each of them on problems that are cut in folds and on laws in the plane, with the first alone on the others.
+What the run has a row for is not run again; an interrupted race finishes the runs that it had begun. With
+--rivals-of, what the other contenders did in an earlier run on the same machine, seed and rows is taken
+over, and their rows say from where.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from typing import Any
 import numpy as np
 from contenders import CONTENDERS, Entry
 from contenders import STANDARD as STANDARD_CONTENDERS
-from problems import FULL, STANDARD, TRAIN_DRAWS, MissingFileError, Problem, prepare
+from problems import FULL, PLANAR, STANDARD, TRAIN_DRAWS, MissingFileError, Problem, prepare
 from record import Record, Task
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -52,21 +54,36 @@ def write_problem(problem: Problem, folder: Path) -> Path:
     arrays = {"train": problem.train, "test": problem.test}
     if problem.log_density is not None:
         arrays["truth"] = problem.log_density(problem.test)
+    if problem.log_scale is not None:
+        arrays |= {"log_scale": problem.log_scale, "is_grey": np.array(problem.is_grey)}
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(file, **arrays)
     return file
 
 
-def tasks_of(folds: Mapping[str, int], contenders: Sequence[str], budgets: Sequence[float]) -> list[Task]:
+def tasks_of(
+    folds: Mapping[str, int],
+    contenders: Sequence[str],
+    budgets: Sequence[float],
+    seeds: Sequence[int] | None = None,
+) -> list[Task]:
     """All runs, in the order in which they start."""
     return [
-        Task(problem, fold, contender, budget if CONTENDERS[contender].budgeted else None)
+        Task(problem, fold, contender, budget if CONTENDERS[contender].budgeted else None, seed)
         for index, budget in enumerate(budgets)
         for problem, count in folds.items()
         for fold in range(count)
+        for seed in seeds_of(problem, count, seeds)
         for contender in contenders
         if index == 0 or CONTENDERS[contender].budgeted
     ]
+
+
+def seeds_of(problem: str, folds: int, seeds: Sequence[int] | None) -> Sequence[int | None]:
+    """Seeds of the fits of a problem; None is the race's own."""
+    if seeds is None:
+        return [None]
+    return seeds if folds > 1 or problem in PLANAR else seeds[:1]
 
 
 def upper_hours(tasks: Sequence[Task], jobs: int) -> float:
@@ -79,9 +96,12 @@ def _seconds(entry: Entry, budget: float | None) -> float:
     return (entry.fit_seconds if budget is None else budget) + entry.score_seconds
 
 
-def run_task(task: Task, *, folds: int, longest: float, folder: Path, seed: int) -> dict[str, Any]:
-    """The row of one run, whatever becomes of it."""
-    row = {**asdict(task), "folds": folds}
+def run_task(
+    task: Task, *, folds: int, longest: float, folder: Path, seed: int, seeds: int = 1
+) -> dict[str, Any]:
+    """The row of one run, whatever becomes of it; of `folds` folds and `seeds` seeds of the fit."""
+    row = {**asdict(task), "folds": folds, "seeds": seeds}
+    seed = seed if task.fit_seed is None else task.fit_seed
     missing = CONTENDERS[task.contender].package
     if missing is not None and importlib.util.find_spec(missing) is None:
         return {**row, "outcome": "skipped", "missing": f"package {missing}"}
@@ -110,7 +130,8 @@ def run_task(task: Task, *, folds: int, longest: float, folder: Path, seed: int)
 def race(plan: Mapping[str, Any], record: Record, *, data: Path, jobs: int) -> None:
     """Run what the record has no row for."""
     folds = _prepare_all(plan, record, data)
-    tasks = tasks_of(folds, plan["contenders"], plan["budgets"])
+    seeds = plan.get("seeds")
+    tasks = tasks_of(folds, plan["contenders"], plan["budgets"], seeds)
     if plan.get("rivals_of") is not None:
         taken = record.take_rivals(plan["rivals_of"], tasks)
         print(f"{taken} runs of other contenders taken over from {plan['rivals_of']}", flush=True)
@@ -125,6 +146,7 @@ def race(plan: Mapping[str, Any], record: Record, *, data: Path, jobs: int) -> N
             longest=max(plan["budgets"]),
             folder=record.folder,
             seed=plan["seed"],
+            seeds=len(seeds_of(task.problem, folds[task.problem], seeds)),
         )
         with lock:
             record.append("run", row)
@@ -161,7 +183,8 @@ def _prepare_all(plan: Mapping[str, Any], record: Record, data: Path) -> dict[st
 
 def _line(row: Mapping[str, Any]) -> str:
     budget = "no budget" if row["budget"] is None else f"{row['budget']:g} s"
-    told = f"{row['problem']} {row['fold']} {row['contender']:16} {budget:>9}: "
+    seed = "" if row.get("fit_seed") is None else f" seed {row['fit_seed']}"
+    told = f"{row['problem']} {row['fold']} {row['contender']:16} {budget:>9}{seed}: "
     if row["outcome"] != "done":
         return told + f"{row['outcome']}, {row.get('error') or row.get('missing')}"
     kl = f", KL {row['kl']:.3f}" if "kl" in row else ""
@@ -184,6 +207,7 @@ def _opened(options: argparse.Namespace) -> tuple[dict[str, Any], Record]:
             "contenders": options.contenders,
             "budgets": sorted(options.budgets),
             "seed": options.seed,
+            "seeds": options.seeds,
             "rivals_of": options.rivals_of,
             "draws": options.draws,
         }
@@ -201,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=STANDARD_CONTENDERS)
     parser.add_argument("--budgets", nargs="+", type=float, default=[30.0, 100.0, 300.0])
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the rows, and of the fits without --seeds")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of the fits, where they are repeated")
     parser.add_argument("--draws", type=int, default=TRAIN_DRAWS, help="of each law whose density is known")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run; its plan is kept")
     parser.add_argument("--rivals-of", metavar="RUN", help="take over what other contenders did in that run")

@@ -2,9 +2,10 @@
 
     python benchmarks/race/table.py [--run RUN] [--results FILE] [--folder ROOT]
 
-Fills the tables of docs/race.md and draws docs/race.png. The mean over all test rows of several folds and its
-standard error follow from those of the folds: N m = Σ n_k m_k,
-(N - 1) N SE² = Σ (n_k - 1) n_k SE_k² + Σ n_k (m_k - m)².
+Fills the tables of docs/race.md and draws docs/race.png. The mean over all test rows of several folds and
+its standard error follow from those of the folds: N m = Σ n_k m_k, (N - 1) N SE² = Σ (n_k - 1) n_k SE_k² + Σ
+n_k (m_k - m)². Of several seeds the mean is taken, and SE² is the mean of theirs, an upper bound on that of
+their mean, plus what the seeds vary by (record.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS
+from contenders import CONTENDERS, is_ours
 from pictures import draw
-from record import OURS, Row, read_rows
+from record import OURS, Row, is_complete, read_rows, seed_variance
+from scipy import stats
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "experiments"))
@@ -28,11 +30,25 @@ from publish import fill_tables, markdown_table  # noqa: E402  (after its folder
 
 __all__ = ["figures_of", "pooled", "tables_of"]
 
+KINDS = ("laws", "wide tables and images", "small tables", "other tables")
+WIDE_COLUMNS = 40
 _BLANK = "–"
 
 
 def pooled(rows: Sequence[Row], key: str) -> tuple[float, float]:
-    """Mean over the test rows of all folds, and its standard error."""
+    """Mean over the test rows of all folds and over seeds, and its standard error."""
+    seeds = {row.get("fit_seed") for row in rows}
+    found = [_pooled_folds([row for row in rows if row.get("fit_seed") == seed], key) for seed in seeds]
+    variance = statistics.mean(error**2 for _, error in found)
+    if len(seeds) > 1:
+        sizes = {row["fold"]: row["test_rows"] for row in rows}
+        for fold, size in sizes.items():
+            means = [row[key] for row in rows if row["fold"] == fold]
+            variance += seed_variance(means, size / sum(sizes.values()))
+    return statistics.mean(mean for mean, _ in found), math.sqrt(variance)
+
+
+def _pooled_folds(rows: Sequence[Row], key: str) -> tuple[float, float]:
     total = sum(row["test_rows"] for row in rows)
     mean = sum(row["test_rows"] * row[key] for row in rows) / total
     within = sum((row["test_rows"] - 1) * row["test_rows"] * row[f"{key}_se"] ** 2 for row in rows)
@@ -53,13 +69,13 @@ class Results:
         self.contenders = [name for name in CONTENDERS if name in raced]
 
     def folds(self, problem: str, contender: str, budget: float | None) -> list[Row]:
-        """Rows of all folds; nothing while one is missing."""
+        """Rows of all folds and seeds; nothing while one is missing."""
         found = [
             row
             for row in self.done
             if (row["problem"], row["contender"]) == (problem, contender) and row["budget"] in (budget, None)
         ]
-        return found if found and len(found) == found[0]["folds"] else []
+        return found if is_complete(found) else []
 
     def value(
         self, problem: str, contender: str, budget: float | None, key: str
@@ -82,7 +98,7 @@ def values_table(results: Results, key: str) -> str:
 
 
 def paired_table(results: Results) -> str:
-    """Ours - theirs ± standard error, bold where it is more than two of them from 0."""
+    """Ours - theirs ± standard error, bold where Student's interval of 95 % is on one side of 0."""
     found = {(row["problem"], row["budget"], row["contender"]): row for row in results.pairs}
     others = [name for name in results.contenders if name != OURS]
     lines = []
@@ -136,6 +152,51 @@ def cost_table(results: Results) -> str:
     return markdown_table(header, lines)
 
 
+def budgets_table(results: Results) -> str:
+    """CPU-seconds of our fits over their budgets, by kind of problem: median, largest, and where that was."""
+    lines = []
+    for name in filter(is_ours, results.contenders):
+        rows = [row for row in results.done if row["contender"] == name and row["budget"]]
+        for kind in KINDS:
+            mine = [(row["fit_cpu_seconds"] / row["budget"], row) for row in rows if kind_of(row) == kind]
+            if mine:
+                shares = [share for share, _ in mine]
+                largest, where = max(mine, key=lambda pair: pair[0])
+                place = f"{where['problem']}, {where['budget']:g} s"
+                lines.append(
+                    [name, kind, len(mine), f"{statistics.median(shares):.2f}", f"{largest:.2f}", place]
+                )
+    header = ("contender", "problems", "fits", "median", "largest", "the largest was on")
+    return markdown_table(header, lines) if lines else "None."
+
+
+def units_table(results: Results) -> str:
+    """What is to be added to an NLL for the unit of the source, by problem, and bits per dimension."""
+    lines = []
+    for problem in results.problems:
+        rows = [row for row in results.done if row["problem"] == problem and "log_scale_nats" in row]
+        if rows:
+            added = statistics.mean({row["fold"]: row["log_scale_nats"] for row in rows}.values())
+            told = [
+                f"{row['contender']} {row['bits_per_dimension']:.3f}"
+                for row in rows
+                if row["budget"] in (results.budgets[-1], None) and "bits_per_dimension" in row
+            ]
+            lines.append([problem, rows[0]["columns"], f"{added:.3f}", ", ".join(told) or _BLANK])
+    header = ("problem", "columns", "to be added, nats", "bits per dimension at the largest budget")
+    return markdown_table(header, lines) if lines else "None."
+
+
+def kind_of(row: Row) -> str:
+    """The kind of problem that a row is of: by truth, columns and folds."""
+    laws, wide, small, large = KINDS
+    if "kl" in row:
+        return laws
+    if row["columns"] >= WIDE_COLUMNS:
+        return wide
+    return small if row["folds"] > 1 else large
+
+
 def runs_table(results: Results) -> str:
     """Which run this is, and what it took."""
     first = next((row for row in results.rows if "taken_from" not in row), results.rows[0])
@@ -174,6 +235,8 @@ def tables_of(rows: Sequence[Row]) -> dict[str, str]:
         "nll": values_table(results, "nll"),
         "paired": paired_table(results),
         "cost": cost_table(results),
+        "budgets": budgets_table(results),
+        "units": units_table(results),
         "failures": failures_table(results),
     }
 
@@ -223,7 +286,8 @@ def _difference(row: Row | None) -> str:
     if row is None:
         return _BLANK
     told = f"{row['difference']:+.3f} ± {row['difference_se']:.3f}"
-    return f"**{told}**" if abs(row["difference"]) > 2 * row["difference_se"] else told
+    times = stats.t.ppf(0.975, row["degrees"]) if "degrees" in row else 2.0
+    return f"**{told}**" if abs(row["difference"]) > times * row["difference_se"] else told
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

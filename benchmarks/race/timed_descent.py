@@ -61,6 +61,7 @@ def descend(
     clock: Clock,
     rate: float,
     cosine: bool = True,
+    patience: float | None = None,
 ) -> None:
     """Train the module in place until the clock's budget is used, and leave its best weights in it.
 
@@ -71,17 +72,23 @@ def descend(
         clock: The budget.
         rate: Adam's, at the start.
         cosine: Whether the rate falls to 0 at the budget's end, or stays.
+        patience: After such a part of the budget without a better validation, the descent goes back to the
+            best weights and on with half the rate; None for never.
     """
     optimiser = torch.optim.Adam(module.parameters(), lr=rate)
     best, weights = math.inf, copy.deepcopy(module.state_dict())
-    last, cost = clock.used(), 0.0
+    last, cost, best_at = clock.used(), 0.0, clock.used()
     while True:
         over = clock.remaining() <= cost
         if over or clock.used() - last >= max(FIRST_VALIDATION * clock.budget, cost / VALIDATION_TIME):
             begun = clock.used()
             found = _validated(module, validation)
             if found < best:
-                best, weights = found, copy.deepcopy(module.state_dict())
+                best, weights, best_at = found, copy.deepcopy(module.state_dict()), clock.used()
+            elif patience is not None and clock.used() - best_at > patience * clock.budget:
+                module.load_state_dict(weights)
+                rate, best_at = rate / 2, clock.used()
+                optimiser = torch.optim.Adam(module.parameters(), lr=rate)
             last = clock.used()
             cost = last - begun
         if over:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CONTENDERS", "STANDARD", "Entry"]
+__all__ = ["CONTENDERS", "STANDARD", "Entry", "is_ours"]
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,30 @@ class Entry:
 
 CONTENDERS: Mapping[str, Entry] = {
     "ours": Entry(),
+    "ours_blocks": Entry(module="ours", options={"closing": None}),
+    "ours_jko": Entry(module="ours", options={"objective": "jko"}),
     "ours_zuko": Entry("zuko", module="ours", options={"objective": "jko", "block": "zuko"}),
     "ours_log_cosh": Entry(module="ours", options={"objective": "jko", "law": "log_cosh"}),
     "ours_flow_matching": Entry(module="ours", options={"objective": "flow_matching"}),
     "nsf": Entry("zuko"),
     "maf": Entry("zuko"),
+    "naf": Entry("zuko", score_seconds=60.0),
+    "maf_best": Entry("zuko"),
+    "nsf_best": Entry("zuko"),
     "flow_matching": Entry("torchcfm", score_seconds=60.0),
     "flow_matching_ot": Entry("torchcfm", score_seconds=60.0),
     "ffjord": Entry("zuko", score_seconds=60.0),
     "published_jko": Entry(score_seconds=60.0),
+    "gmm_validated": Entry(),
     "gmm30": Entry(budgeted=False, fit_seconds=60.0),
+    "forest": Entry(score_seconds=60.0),
+    "vine": Entry("pyvinecopulib", budgeted=False, fit_seconds=60.0),
     "kde": Entry(budgeted=False, fit_seconds=60.0),
 }
 
 STANDARD = ("ours", "nsf", "flow_matching", "ffjord", "published_jko", "gmm30")
+
+
+def is_ours(contender: str) -> bool:
+    """Whether it is this library, with whatever options."""
+    return (CONTENDERS[contender].module or contender) == "ours" if contender in CONTENDERS else False
