@@ -13,6 +13,7 @@ from typing import Any
 from jkoflow.blocks import family_named
 from jkoflow.config import Settings
 from jkoflow.data import Table, Weights
+from jkoflow.fitting.ending import record_ending
 from jkoflow.fitting.record import Progress, open_journal
 from jkoflow.fitting.results import check_cell_mass, results_of
 from jkoflow.fitting.rows import empty_model, mean_log_jacobian, particles_of
@@ -117,9 +118,9 @@ def fit_table(
     model = replace(empty, flow=state.flow)
     check_cell_mass(model.flow, parts["train"])
     judged = model if state.judged is None else replace(model, flow=state.judged)
-    seconds = recorder.stopwatch.seconds()
+    told = {"ended": record_ending(state, settings, journal), "cpu_seconds": recorder.stopwatch.seconds()}
     groups = {name: split.groups_of(name) for name in parts}
-    results = results_of(model, judged, parts, context, groups=groups, cpu_seconds=seconds)
+    results = results_of(model, judged, parts, context, groups=groups, **told)
     summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
     model = replace(model, facts={**empty.facts, **summary})
     if run is not None and world.is_first:

@@ -46,7 +46,7 @@ def results_of(
         parts: The particles of each part of the split.
         context: The context's rows, or None.
         groups: The group of near copies of each row of each part; None where no rows are near copies.
-        told: What else is told: CPU-seconds, for example.
+        told: What else is told: CPU-seconds, and why the fit ended.
     """
     notes = [*model.schema.notes, *([] if judged is model else [_fitted_on_all])]
     return {

@@ -59,7 +59,7 @@ def automatic(state: State, job: Job) -> State:
     if after.beats(gaussian.after, standard_errors=job.recipe.keep.flow_standard_errors):
         return after
     again, background = replace(state, number=after.number), job.recipe.closing.background
-    return job.journal.step(
+    alone_is_as_good = job.journal.step(
         after.number + 1,
         -1,
         solve=lambda: whitening_of_all_rows(
@@ -67,6 +67,7 @@ def automatic(state: State, job: Job) -> State:
         ),
         take=lambda solution: take_gaussian(again, solution, before=gaussian),
     )
+    return replace(alone_is_as_good, ended="no flow is better than a Gaussian by more than chance")
 
 
 def _blocks_alone(state: State, choice: Pilot, job: Job) -> State:

@@ -39,27 +39,38 @@ def objective_solver(state: State, job: Job) -> StepSolver:
 def fold_rounds(
     state: State, schedule: Schedule, job: Job, solver: StepSolver, *, keep: Keep | None
 ) -> State:
-    """The fold, once for each round of the schedule; a later round starts again from p_0."""
+    """The fold, once for each round of the schedule; a later round starts again from p_0.
+
+    A free step that is asked for is made after the finite ones, wherever the stop rule ended them.
+    """
     after, rounds = state, schedule.rounds
     for number in range(rounds):
         start = replace(state, number=after.number)
         planned = start.number + (rounds - number) * len(schedule.gammas)
-        fold = replace(
-            job.fold(solver, round_number=number),
-            keep=keep,
-            more=_planned(planned),
-            ended=_stop_rule(schedule),
-        )
-        after = proximal_fold(start, schedule.gammas, fold)
+        fold = replace(job.fold(solver, round_number=number), keep=keep, more=_planned(planned))
+        stop = _stop_rule(schedule)
+        after = proximal_fold(start, schedule.before_free, replace(fold, ended=stop))
+        why = _why_ended(after, schedule)
+        after = replace(proximal_fold(after, schedule.free, fold), ended=why)
         if number + 1 < rounds:
             schedule = schedule.reparametrised(after.moved)
     return after
 
 
 def _stop_rule(schedule: Schedule) -> Callable[[State], bool]:
-    """Whether the last step that was kept moved the particles too little for another."""
+    """Whether the last step that was kept shows too small a gradient for another."""
     ratio = schedule.stop_ratio
-    return lambda state: ratio is not None and state.ratio < ratio
+    return lambda state: ratio is not None and state.gradient_ratio < ratio
+
+
+def _why_ended(state: State, schedule: Schedule) -> str:
+    """Why the finite steps ended."""
+    if not _stop_rule(schedule)(state):
+        return f"its schedule of {len(schedule.gammas)} steps is at its end"
+    return (
+        f"the stop rule: step {state.number} leaves a squared gradient of {state.gradient_ratio:.2g} of "
+        f"E|T(x)|^2, below stop_ratio = {schedule.stop_ratio:g}"
+    )
 
 
 def _planned(number: int) -> Callable[[State], dict[str, int]]:

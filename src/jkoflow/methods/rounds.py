@@ -29,12 +29,14 @@ __all__ = ["closed_rounds"]
 def closed_rounds(state: State, choice: Pilot, job: Job) -> State:
     """The state after `KeepRules.rounds` rounds at most; none follows one that ended without a closing."""
     for number in range(job.recipe.keep.rounds):
-        if len(state.flow) >= job.settings.max_blocks or (number and not _has_time(state, job, number)):
-            break
+        if len(state.flow) >= job.settings.max_blocks:
+            return state
+        if number and not _has_time(state, job, number):
+            return replace(state, ended="the budget leaves no time for another round")
         state, closed = _Round(number, choice, job).run(state)
         if not closed:
-            break
-    return state
+            return replace(state, ended="after its blocks no closing gains more than chance")
+    return replace(state, ended=f"all {job.recipe.keep.rounds} rounds of blocks and closings are done")
 
 
 def _has_time(state: State, job: Job, number: int) -> bool:

@@ -84,10 +84,12 @@ class State:
         nll: Validation NLL of the flow, nats, standardised units.
         number: Steps taken, the dropped ones included.
         moved: Step size and mean distance moved, standardised units, of each finite step in the flow.
-        ratio: E|x - T_n x|^2 / E|T_n x|^2 of the last step that was kept; infinite before the first.
+        gradient_ratio: Squared gradient that the last step that was kept leaves, over E|T_n x|^2, as
+            its movement and gain show it; infinite before the first.
         dropped: Steps in a row, up to the last, whose blocks were dropped.
         closing: The best closing known of this flow; None where none was looked for.
         judged: The flow that the validation rows may judge, where `flow` itself was fitted on them.
+        ended: Why the fit ends here, a clause without a full stop; empty while it goes on.
     """
 
     flow: Flow
@@ -98,10 +100,11 @@ class State:
     nll: float
     number: int = 0
     moved: tuple[tuple[float, float], ...] = ()
-    ratio: float = math.inf
+    gradient_ratio: float = math.inf
     dropped: int = 0
     closing: Closing | None = None
     judged: Flow | None = None
+    ended: str = ""
 
     @property
     def held_out_log_prob(self) -> Tensor:
@@ -148,7 +151,8 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
     terms = objective.terms_of(Pushed(before, image, log_det), state.functional.init(before))
     distance = before.mean((before.x - image).norm(dim=1))
     moved = before.world.mean(terms.moved)
-    ratio = moved / before.mean(image.double().square().sum(dim=1))
+    size = before.mean(image.double().square().sum(dim=1))
+    left = _squared_gradient_left(block, moved, before.mean(gain)) / size
     nll = -before.mean(nats)
     measured = {
         "gamma": None if block.free else block.gamma,
@@ -158,7 +162,8 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
         "gain_nats": before.mean(gain),
         "gain_se_nats": before.standard_error(gain),
         "transport": moved,
-        "transport_ratio": ratio,
+        "transport_ratio": moved / size,
+        "gradient_ratio": left,
         "mean_distance": distance,
         "step_doubling_error": block.step_doubling_error(some.x, some.context),
     }
@@ -170,11 +175,22 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
         log_det=accumulated,
         nll=nll,
         moved=state.moved if block.free else (*state.moved, (block.gamma, distance)),
-        ratio=ratio,
+        gradient_ratio=left,
         dropped=0,
         closing=None,
     )
     return after, measured
+
+
+def _squared_gradient_left(block: Block, moved: float, gain: float) -> float:
+    """The squared norm of the Wasserstein gradient at p_n, were the step exact; a free step has gamma = 1.
+
+    An exact step leaves the gradient (T_n^{-1} - id)/gamma, and gains at least gamma times its square
+    (docs/theory.md, "When to stop"). The larger of the two is told, since a block that failed to learn moves
+    too little, and one that only turns moves and gains nothing.
+    """
+    gamma = 1.0 if block.free else block.gamma
+    return max(moved / gamma**2, gain / gamma)
 
 
 def take(
