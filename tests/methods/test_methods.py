@@ -238,8 +238,10 @@ def test_decisions_of_a_budget_are_recorded_and_replayed(name: str) -> None:
 @pytest.mark.parametrize("name", ["jko", "end_to_end"])
 def test_slower_resume_repeats_the_recorded_stop(name: str) -> None:
     """Interrupted inside the block whose stop is on record; now the budget is spent before that update."""
-    whole = run(name, budget=1.0, clock=Clock(0.06))
-    stopped = next(entry["block"] for entry in whole.decisions)
+    known = {"jko": ("seconds of an update", 1e-3), "end_to_end": ("updates", 12)}[name]
+    log = [{"kind": "decision", "what": known[0], "value": known[1]}]
+    whole = run(name, log=log, budget=1.0, clock=Clock(0.06))
+    stopped = next(entry["block"] for entry in whole.decisions if entry["what"].startswith("stop"))
     steps = [restored(taken) for taken in whole.taken[: max(0, stopped - 1)]]
     slow = run(name, log=whole.decisions, steps=steps, budget=1.0, clock=Clock(0.06), spent=0.9)
     assert same_flow(slow, whole)
@@ -296,13 +298,11 @@ def test_spent_budget_skips_what_is_left_and_ends_as_the_gaussian() -> None:
     """A millionth of a second: nothing is trained, and the model is still no worse than a Gaussian."""
     recorded = run(budget=1e-6, clock=Clock(1.0))
     decided = {entry["what"]: entry["value"] for entry in recorded.decisions}
-    assert decided["updates"] == 0
+    assert decided["time for a block"] is False
     assert decided["blocks"] == 3, "the least that a round has"
     assert recorded.logs[-1]["fitted_on"] == "training and validation rows"
     assert len(recorded.last.flow) == 1
-    trained = [log for log in recorded.logs if log["finished_on"] != "closed_form"]
-    assert trained
-    assert not any(log["kept"] for log in trained)
+    assert all(log["finished_on"] == "closed_form" for log in recorded.logs), "no block is begun in vain"
 
 
 @pytest.mark.parametrize(("seconds", "blocks"), [(1e-3, 4), (5.0, 3)])

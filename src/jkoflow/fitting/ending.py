@@ -28,8 +28,6 @@ def record_ending(state: State, settings: Settings, journal: Journal) -> str:
         why = state.ended
         if len(state.flow) >= settings.max_blocks and not why:
             why = "max_blocks is reached"
-        if not journal.limited:
-            return f"ended after {asked}: {why}"
-        return f"ended after {asked}, {journal.used():.0f} of {journal.budget:g} CPU-seconds: {why}"
+        return f"ended after {asked}{journal.spent()}: {why}"
 
     return str(journal.decide("end", line, kinds=(str,)))

@@ -40,7 +40,9 @@ def flow_matching(state: State, job: Job) -> State:
     straight = Path(lambda gamma: 1.0, lambda x, z, t, scale: ((1 - t) * x + t * z, z - x))
     solver = StartedSolver(job.family, start, None, job.family.variants[-1], path=straight)
     after = proximal_fold(state, (math.inf,), job.fold(solver))
-    return replace(after, ended="flow matching trains one block")
+    return replace(
+        after, ended="flow matching trains one block, and half of a budget is held back for its checks"
+    )
 
 
 def _affordable(state: State, job: Job) -> int:

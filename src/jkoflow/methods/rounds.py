@@ -90,16 +90,20 @@ class _Round:
             known = {"closed_nll_nats": after.closing.nll, "closing_components": after.closing.n_components}
             return {"planned": planned, **known}
 
+        def has_time(after: State) -> bool:
+            return after.number >= planned or shares.has_time(after.number + 1, self.number)
+
         def ended(after: State) -> bool:
-            if after.dropped == self.job.recipe.keep.drops:
+            if after.dropped == self.job.recipe.keep.drops or not has_time(after):
                 return True
             # the free block takes about ten times as long as another; a mixture does its work in a second
             assert after.closing is not None
             return after.number == last and after.closing.n_components > 1
 
         fold = self.job.fold(started_solver(self.choice, shares, self.job), round_number=self.number)
+        gammas = schedule.gammas if has_time(state) else ()
         after = proximal_fold(
-            replace(state, dropped=0), schedule.gammas, replace(fold, keep=keep, more=more, ended=ended)
+            replace(state, dropped=0), gammas, replace(fold, keep=keep, more=more, ended=ended)
         )
         return self._closed(after, quick, seconds)
 

@@ -135,8 +135,11 @@ def initial_state(functional: Functional, train: Particles, validation: Particle
     return State(Flow(law), functional, train, validation, log_det, nll)
 
 
-def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
+def taken_by(state: State, block: Block, gamma: float | None = None) -> tuple[State, dict[str, Any]]:
     """The state after `block`, and its validation loss terms, transport and NLL, as a record has them.
+
+    Terms and gradient are those of the proximal step that the block comes nearest to, `block.gamma`; the step
+    size that the schedule had, `gamma`, is told beside it, and is what a later schedule goes by.
 
     Training rows are pushed when they are asked for: a block that is only judged costs validation rows. The
     step-doubling error is that of the first `PUSH_ROWS` validation rows, which are in random order.
@@ -147,6 +150,7 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
     accumulated = state.log_det + log_det.to(torch.float64)
     nats = accumulated + state.flow.law.log_prob(image.double())
     gain = nats - state.held_out_log_prob
+    nominal = block.gamma if gamma is None else gamma
     objective = ProximalObjective(state.functional, block.gamma)
     terms = objective.terms_of(Pushed(before, image, log_det), state.functional.init(before))
     distance = before.mean((before.x - image).norm(dim=1))
@@ -156,6 +160,7 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
     nll = -before.mean(nats)
     measured = {
         "gamma": None if block.free else block.gamma,
+        "nominal_gamma": None if block.free else nominal,
         **terms.to_dict(),
         "held_out_nll_nats": nll,
         "held_out_nll_se_nats": before.standard_error(nats),
@@ -174,7 +179,7 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
         validation=before.at(image),
         log_det=accumulated,
         nll=nll,
-        moved=state.moved if block.free else (*state.moved, (block.gamma, distance)),
+        moved=state.moved if block.free else (*state.moved, (nominal, distance)),
         gradient_ratio=left,
         dropped=0,
         closing=None,
@@ -198,6 +203,7 @@ def take(
     solution: Solution,
     *,
     round_number: int,
+    gamma: float | None = None,
     keep: Keep | None = None,
     more: Callable[[State], Mapping[str, Any]] = lambda state: {},
 ) -> tuple[State, Taken]:
@@ -207,13 +213,14 @@ def take(
         state: Before the step.
         solution: What was found, now or on record.
         round_number: Number of the round.
+        gamma: Step size that the schedule had; None for the block's own.
         keep: Asked of the block with the states before and after it; None to keep it.
         more: What else is told of the step, by the state after it.
     """
     number = state.number + 1
     kept, measured = None, dict[str, Any]()
     if solution.block is not None:
-        after, measured = taken_by(state, solution.block.requires_grad_(False))
+        after, measured = taken_by(state, solution.block.requires_grad_(False), gamma)
         kept = after if keep is None else keep(state, after)
     dropped = replace(state, number=number, dropped=state.dropped + 1)
     final = dropped if kept is None else replace(kept, number=number)

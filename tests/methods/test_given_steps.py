@@ -9,7 +9,7 @@ import pytest
 
 from jkoflow.config import Settings
 from jkoflow.exact.gaussian import GaussianState, Quadratic, jko_step, kl, w2
-from jkoflow.methods.jko import fold_rounds
+from jkoflow.methods.given_steps import fold_rounds
 from jkoflow.recipe import Recipe
 from jkoflow.schedule import resolve_schedule
 from oracles.jobs import Recorded, job_of, start_state
