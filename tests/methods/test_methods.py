@@ -318,12 +318,12 @@ def test_a_small_budget_trains_fewer_blocks(
 
 
 def first_updates(gamma: Any, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Updates of the first of three blocks under a budget of 300 seconds, at five seconds an update."""
+    """Updates of the first of three blocks under a budget of 120 seconds, at five seconds an update."""
     monkeypatch.setitem(FITS, "under a budget", {"gamma": gamma, "max_blocks": 3})
     choice = {"affine_first": False, "features": "even", "seconds": 5.0}
     pilot = {"kind": "decision", "what": "pilot", "value": choice}
     recipe = replace(RECIPE, budget=BudgetRules(updates=(1, 100)))
-    log = run("under a budget", log=[pilot], budget=300.0, clock=Clock(1e-9), recipe=recipe).decisions
+    log = run("under a budget", log=[pilot], budget=120.0, clock=Clock(1e-9), recipe=recipe).decisions
     return next(entry["value"] for entry in log if entry["what"] == "updates")
 
 

@@ -66,7 +66,7 @@ def least_squares_gamma(block: Block, rows: Particles, law: Law, *, tangents: in
         with torch.enable_grad():
             at = image.double().requires_grad_(True)
             slope = torch.autograd.grad(law.potential(at).sum(), at)[0]
-        trace = torch.linalg.inv(jacobian.double()).diagonal(dim1=1, dim2=2).sum(dim=1)
+        trace = torch.linalg.inv_ex(jacobian.double())[0].diagonal(dim1=1, dim2=2).sum(dim=1)
         tops.append(moved.square().sum(dim=1))
         bottoms.append(block.dim - trace - (slope * moved).sum(dim=1))
     top, bottom = some.mean(torch.cat(tops)), some.mean(torch.cat(bottoms))
