@@ -1,9 +1,9 @@
 """How far started blocks are from proximal steps of their nominal and of their effective size.
 
-    share = ‖∇V + ∇log p_n - (T_n^{-1} - id)/g‖ / ‖∇V + ∇log p_n‖,     g = gamma of the schedule, or of the block
+    eps(g) = ‖∇V + ∇log p_n - (T_n^{-1} - id)/g‖,    g = gamma of the schedule, or of the block
 
-p_0 is known, so that the score of every p_n is had by change of variables, without an estimate. A block at rest
-has share 1, an exact step of size g has 0.
+p_0 is known, so that the score of every p_n is had by change of variables, without an estimate. Beside it stands
+the gradient ‖∇V + ∇log p_n‖, of which an exact step of size g leaves an eps of 0.
 
     python benchmarks/step_residuals.py                      blocks of three laws in the plane
     python benchmarks/step_residuals.py --laws rings         of one of them
@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found.append(head | {"law": name, "train_rows": options.rows} | row)
             sizes = f"{row['nominal_gamma']:.3g} | {row['effective_gamma']:.3g} | {row['gradient']:.3g}"
             print(
-                f"| {name} | {row['block']} | {sizes} | {row['eps_nominal']:.3g} | {row['eps_effective']:.3g} |"
+                f"| {name} | {row['block']} | {sizes} |"
+                f" {row['eps_nominal']:.3g} | {row['eps_effective']:.3g} |"
             )
     append_rows(RESULTS, found)
 

@@ -81,6 +81,8 @@ class Journal:
         self._steps = deque(steps)
         self._write, self._observe, self._rehearse, self._clock = write, observe, rehearse, clock
         self._after_last, self._after_descent, self._checkpoint = 0.0, 0.0, math.nan
+        self._first: tuple[str, int, float] | None = None
+        self._pace: float | None = None
         self._start = clock() - spent if self.limited else math.nan
 
     # ── decisions and steps ──
@@ -145,7 +147,7 @@ class Journal:
                 " run (environment.json), or start again with --overwrite"
             )
         done = self._steps.popleft() if self._steps else None
-        self._checkpoint = math.nan
+        self._checkpoint, self._first = math.nan, None
         state, taken = take(solve() if done is None else Solution(done.block, done.log))
         self._observe(state, taken, replayed=done is not None)
         if self.limited and not math.isnan(self._checkpoint):
@@ -171,6 +173,13 @@ class Journal:
             if not self.limited:
                 return False
             self._checkpoint = self._clock()
+            if self._first is None:
+                self._first = (phase, updates, self._checkpoint)
+            elif self._first[0] == phase:
+                _, before, then = self._first
+                self._pace = (
+                    (self._checkpoint - then) / (updates - before) if updates > before else self._pace
+                )
             what, where = f"stop {phase} after updates", {"block": block, "round": round_number}
             if not self.has_decided(what, **where) and not self.world.broadcast(
                 self.remaining() <= self._after_descent
@@ -258,6 +267,11 @@ class Journal:
     def after_descent(self) -> float:
         """CPU-seconds that what follows a descent has taken at most; 0 before the first."""
         return self._after_descent
+
+    @property
+    def seconds_an_update(self) -> float | None:
+        """CPU-seconds of an update in the first descent of the last step, judging included, or None."""
+        return self._pace
 
     @property
     def after_last(self) -> float:

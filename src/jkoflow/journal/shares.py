@@ -46,7 +46,7 @@ class UpdateShares:
     finish_cost: float | None = None
     last_checks: int = 0
     first_share: float = 1.0
-    _before: tuple[float, float] | None = None
+    _before: tuple[float, int] | None = None
     _beside: float | None = None
     _most_beside: float = 0.0
 
@@ -77,7 +77,7 @@ class UpdateShares:
 
         def enough() -> bool:
             updates = min(self.rules.updates_of_a_block, self.limit)
-            each = updates * self.seconds + self.journal.after_descent
+            each = updates * self._pace + self.journal.after_descent
             begun = self.journal.has_decided("updates", **where)
             return begun or self.journal.remaining() - self._held_back > steps * each
 
@@ -102,8 +102,8 @@ class UpdateShares:
         remaining = max(0.0, self.journal.remaining() - self._held_back - scores)
         used = self.journal.used()
         if self._before is not None:
-            started, trained = self._before
-            beside = used - started - trained
+            started, made = self._before
+            beside = used - started - self._seconds_of(made)
             if beside >= 0:  # else the step ended before its time
                 self._beside = beside if self._beside is None else min(beside, self._beside)
                 self._most_beside = max(beside, self._most_beside)
@@ -114,12 +114,12 @@ class UpdateShares:
         share = rules.share * left * min(self.first_share / steps_left, 1.0)
         updates = self._updates_in(max(share - beside, rules.least_share * share))
         updates = min(updates, max(self.limit, int(rules.most_epochs * self.batches_per_epoch)))
-        self._before = (used, self._seconds_of(updates))
+        self._before = (used, updates)
         return updates
 
     def _updates_in(self, seconds: float) -> int:
         """Those that take so long, with the finish that follows from `limit` on."""
-        updates = seconds / self.seconds
+        updates = seconds / self._pace
         if self.finish_cost is not None and updates > self.limit:
             updates = max(self.limit - 1, updates / self.finish_cost)
         fewest, most = self.rules.updates
@@ -128,4 +128,9 @@ class UpdateShares:
     def _seconds_of(self, updates: int) -> float:
         """What they take, by what one of them is known to take."""
         finished = self.finish_cost if self.finish_cost is not None and updates >= self.limit else 1.0
-        return updates * self.seconds * finished
+        return updates * self._pace * finished
+
+    @property
+    def _pace(self) -> float:
+        """CPU-seconds of an update as the last block showed them, or as measured before the first."""
+        return self.journal.seconds_an_update or self.seconds

@@ -105,7 +105,8 @@ def rehearsed_seconds(state: State, job: Job, solver_of: Callable[[int], StepSol
         solver_of: Finds a block in so many updates; None for the start of a block by regression.
     """
     rules, n_rows = job.recipe.pilot, len(state.train)
-    step = Step(0, math.inf, state.train, state.validation, state.functional, job.runtime, recipe=job.recipe)
+    gamma = math.inf if solver_of is None else job.recipe.steps.largest
+    step = Step(0, gamma, state.train, state.validation, state.functional, job.runtime, recipe=job.recipe)
 
     def regression(updates: int) -> StepSolver:
         descent = job.recipe.updates.regression(n_rows, updates, checkpoints=1)

@@ -39,6 +39,6 @@ class PilotRules:
     patience: float = 1.6
     updates_share: float = 0.6
     rehearsals: tuple[int, int] = (20, 80)
-    objective_rehearsals: tuple[int, int] = (2, 10)
+    objective_rehearsals: tuple[int, int] = (4, 20)
     rehearsed_pairs: int = 3
-    least_difference: float = 0.1
+    least_difference: float = 0.02

@@ -43,6 +43,7 @@ class UpdateRules:
             judged on.
         judged_repeats: Most such pairs of one validation row.
         objective_solver_steps: Runge-Kutta steps of a block that descends on the objective from the identity.
+        updates_per_judging: Under a budget, updates on an objective between two times that it is judged.
         one_step_gamma: Where step sizes follow from the data, a block of at most this step size descends at
             one solver step.
     """
@@ -65,6 +66,7 @@ class UpdateRules:
     judged_pairs: int = 4096
     judged_repeats: int = 8
     objective_solver_steps: int = 2
+    updates_per_judging: int = 40
     one_step_gamma: float = 0.1
 
     def regression_updates(self, n_rows: int) -> int:
