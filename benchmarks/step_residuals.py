@@ -2,8 +2,8 @@
 
     eps(g) = ‖∇V + ∇log p_n - (T_n^{-1} - id)/g‖,    g = gamma of the schedule, or of the block
 
-p_0 is known, so that the score of every p_n is had by change of variables, without an estimate. Beside it stands
-the gradient ‖∇V + ∇log p_n‖, of which an exact step of size g leaves an eps of 0.
+p_0 is known, so that the score of every p_n is had by change of variables, without an estimate. Beside it
+stands the gradient ‖∇V + ∇log p_n‖; a step that is exact at g leaves an eps of 0.
 
     python benchmarks/step_residuals.py                      blocks of three laws in the plane
     python benchmarks/step_residuals.py --laws rings         of one of them
