@@ -19,7 +19,7 @@ def test_batch_is_a_quarter_of_a_small_table() -> None:
 
 def test_finish_has_a_twentieth_of_the_updates_and_at_least_ten() -> None:
     for updates, finish in ((1000, 50), (40, 10)):
-        start, end = RULES.regression(5000, updates), RULES.finish(5000, updates, 10)
+        start, end = RULES.regression(5000, updates), RULES.finish(5000, updates)
         assert (start.updates, end.updates) == (updates, finish)
         assert (start.batch, end.batch) == (384, 384)
         assert (start.learning_rate, end.learning_rate) == (1e-2, 1e-3)

@@ -31,8 +31,7 @@ class UpdateShares:
         reserve: Share of the time left at the start of the round that is held back for what follows the last
             step.
         finish_cost: CPU cost of an update with its part of the finish, relative to one without, where blocks
-            are finished on the objective; None where they are not.
-        finish_from: Updates from which on they are; None for `limit`.
+            of at least `limit` updates are finished on the objective; None where they are not.
         last_checks: See `BudgetRules`; 0 where the last step is not free.
         first_share: See `BudgetRules`.
     """
@@ -45,7 +44,6 @@ class UpdateShares:
     batches_per_epoch: float
     reserve: float = 0.0
     finish_cost: float | None = None
-    finish_from: int | None = None
     last_checks: int = 0
     first_share: float = 1.0
     _before: tuple[float, int] | None = None
@@ -86,12 +84,11 @@ class UpdateShares:
         return bool(self.journal.decide("time for a block", enough, kinds=(bool,), **where))
 
     def are_finished(self, updates: int) -> bool:
-        """Whether a block of so many updates is finished on the objective.
+        """Whether a block of so many updates is finished on the objective: from `limit` updates on.
 
         With fewer the time of a finish is better spent on more updates.
         """
-        least = self.limit if self.finish_from is None else self.finish_from
-        return self.finish_cost is not None and updates >= least
+        return self.finish_cost is not None and updates >= self.limit
 
     def _affordable(self, number: int, steps_left: int) -> int:
         """Updates in this step's part of the remaining CPU-seconds; the fewest where none are left.
@@ -121,17 +118,16 @@ class UpdateShares:
         return updates
 
     def _updates_in(self, seconds: float) -> int:
-        """Those that take so long, with the finish that follows where there are enough of them."""
+        """Those that take so long, with the finish that follows from `limit` on."""
         updates = seconds / self._pace
-        if self.finish_cost is not None and self.are_finished(int(updates)):
-            just_short = -1 if self.finish_from == 0 else (self.finish_from or self.limit) - 1
-            updates = max(just_short, updates / self.finish_cost)
+        if self.finish_cost is not None and updates > self.limit:
+            updates = max(self.limit - 1, updates / self.finish_cost)
         fewest, most = self.rules.updates
         return int(min(max(updates, fewest), most))
 
     def _seconds_of(self, updates: int) -> float:
         """What they take, by what one of them is known to take."""
-        finished = self.finish_cost if self.finish_cost is not None and self.are_finished(updates) else 1.0
+        finished = self.finish_cost if self.finish_cost is not None and updates >= self.limit else 1.0
         return updates * self._pace * finished
 
     @property

@@ -73,7 +73,7 @@ def automatic(state: State, job: Job) -> State:
 
 def _blocks_alone(state: State, choice: Pilot, job: Job) -> State:
     """Blocks that start on the path of their step, kept where they lower the validation NLL."""
-    rules, dim = job.recipe, state.train.dim
+    rules = job.recipe
     most, enough = job.settings.max_blocks - len(state.flow), rules.budget.enough_alone
     room = affordable_blocks(most, state, choice, job, enough=enough)
     schedule = schedule_of(state, job, room=room)
@@ -83,8 +83,7 @@ def _blocks_alone(state: State, choice: Pilot, job: Job) -> State:
         job,
         last_step=state.number + schedule.rounds * len(schedule.gammas),
         first_share=rules.budget.first_share_alone,
-        finish_cost=1 + rules.budget.finish_cost * rules.updates.share_of_finish(dim),
-        finish_from=0 if rules.updates.is_exact(dim) else None,
+        finish_cost=1 + rules.budget.finish_cost * rules.updates.finish_share,
         last_checks=rules.budget.last_checks if math.isinf(schedule.gammas[-1]) else 0,
     )
     keep = improves(rules.keep.standard_errors)

@@ -74,7 +74,7 @@ def started_solver(choice: Pilot, shares: UpdateShares, job: Job) -> StepSolver:
     def solver_of(step: Step) -> StepSolver:
         n_rows = len(step.train)
         updates = shares.updates(step.number, step.round, last=math.isinf(step.gamma))
-        finish = rules.finish(n_rows, updates, step.train.dim) if shares.are_finished(updates) else None
+        finish = rules.finish(n_rows, updates) if shares.are_finished(updates) else None
         start = rules.regression(n_rows, updates)
         return StartedSolver(job.family, start, finish, choice.features, job.settings.divergence)
 

@@ -33,13 +33,9 @@ class UpdateRules:
         batches: Fewest and most rows of a batch.
         regression_rate: Adam's rate of a path regression.
         finish_rate: Adam's rate where a started block is finished on the proximal objective.
-        exact_finish_rate: The same where the objective is computed without probes, up to `exact_dim` columns.
         objective_rate: Adam's rate on the proximal objective from the identity.
         end_to_end_rate: Adam's rate where all blocks descend at once.
         finish_share: Updates of the finish as a share of those of the path regression.
-        exact_finish_share: The same where the objective is computed without probes: of a short step, what is
-            learned is small beside the noise of a regression, and is all that the objective sees.
-        exact_dim: Columns up to which it is; see `blocks.log_det.push_with_log_det_by`.
         fewest_finish: Fewest updates of the finish.
         finish_checkpoints: How often the finish is judged on validation rows.
         checkpoints: How often the other descents are judged on validation rows.
@@ -61,12 +57,9 @@ class UpdateRules:
     batches: tuple[int, int] = (128, 384)
     regression_rate: float = 1e-2
     finish_rate: float = 1e-3
-    exact_finish_rate: float = 3e-3
     objective_rate: float = 5e-3
     end_to_end_rate: float = 2e-3
     finish_share: float = 0.05
-    exact_finish_share: float = 0.15
-    exact_dim: int = 3
     fewest_finish: int = 10
     finish_checkpoints: int = 5
     checkpoints: int = 20
@@ -94,19 +87,11 @@ class UpdateRules:
         often = self.checkpoints if checkpoints is None else checkpoints
         return DescentSettings(updates, self.batch(n_rows), self.regression_rate, checkpoints=often)
 
-    def is_exact(self, dim: int) -> bool:
-        """Whether an objective in so many columns is computed without probes."""
-        return dim <= self.exact_dim
-
-    def share_of_finish(self, dim: int) -> float:
-        """Updates of the finish as a share of those of the path regression."""
-        return self.exact_finish_share if self.is_exact(dim) else self.finish_share
-
-    def finish(self, n_rows: int, regression_updates: int, dim: int) -> DescentSettings:
+    def finish(self, n_rows: int, regression_updates: int) -> DescentSettings:
         """How a block that has had so many updates on its path is finished on the objective."""
-        updates = max(self.fewest_finish, int(self.share_of_finish(dim) * regression_updates))
-        rate = self.exact_finish_rate if self.is_exact(dim) else self.finish_rate
-        return DescentSettings(updates, self.batch(n_rows), rate, checkpoints=self.finish_checkpoints)
+        updates = max(self.fewest_finish, int(self.finish_share * regression_updates))
+        often = self.finish_checkpoints
+        return DescentSettings(updates, self.batch(n_rows), self.finish_rate, checkpoints=often)
 
     def solver_steps_of(self, gamma: float) -> int:
         """Runge-Kutta steps of a block of that step size which descends on the objective."""
