@@ -238,8 +238,8 @@ def test_decisions_of_a_budget_are_recorded_and_replayed(name: str) -> None:
 @pytest.mark.parametrize("name", ["jko", "end_to_end"])
 def test_slower_resume_repeats_the_recorded_stop(name: str) -> None:
     """Interrupted inside the block whose stop is on record; now the budget is spent before that update."""
-    known = {"jko": ("seconds of an update", 1e-3), "end_to_end": ("updates", 12)}[name]
-    log = [{"kind": "decision", "what": known[0], "value": known[1]}]
+    first = {"block": 1, "round": 0} if name == "jko" else {}
+    log = [{"kind": "decision", "what": "updates", "value": 400 if name == "jko" else 12, **first}]
     whole = run(name, log=log, budget=1.0, clock=Clock(0.06))
     stopped = next(entry["block"] for entry in whole.decisions if entry["what"].startswith("stop"))
     steps = [restored(taken) for taken in whole.taken[: max(0, stopped - 1)]]

@@ -93,7 +93,9 @@ def _descending(job: Job, variant: str | None, updates: int) -> StepSolver:
         rules = job.recipe.updates
         descent = replace(rules.objective(len(step.train)), updates=updates)
         if job.journal.limited:  # judged on all validation rows, which takes as long as several updates
-            often = max(1, min(descent.checkpoints, updates // rules.updates_per_judging))
+            often = min(
+                descent.checkpoints, max(rules.finish_checkpoints, updates // rules.updates_per_judging)
+            )
             descent = replace(descent, checkpoints=often)
         steps = rules.solver_steps_of(step.gamma) if variant else rules.objective_solver_steps
         return ProximalSolver(job.family, descent, job.settings.divergence, steps, variant)

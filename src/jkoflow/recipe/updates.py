@@ -43,7 +43,8 @@ class UpdateRules:
             judged on.
         judged_repeats: Most such pairs of one validation row.
         objective_solver_steps: Runge-Kutta steps of a block that descends on the objective from the identity.
-        updates_per_judging: Under a budget, updates on an objective between two times that it is judged.
+        updates_per_judging: Under a budget, updates on an objective between two times that it is judged; it
+            is judged as often as a finish at least.
         one_step_gamma: Where step sizes follow from the data, a block of at most this step size descends at
             one solver step.
     """
