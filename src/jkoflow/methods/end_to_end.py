@@ -90,7 +90,7 @@ def _affordable(state: State, job: Job, train: Callable[[DescentSettings], tuple
     """Updates of all blocks at once in the CPU-seconds that are left beside what comes before and after them.
 
     One update and three, each judged twice, tell what an update and what a checkpoint costs. After the
-    descent come a push of the validation rows by each block and checks of as many rows at most.
+    descent come a push of the validation rows by each block and checks that take about twice as long.
     """
     journal, rules, flow = job.journal, job.recipe.budget, state.flow
     settings = job.recipe.updates.end_to_end(len(state.train))
@@ -103,7 +103,7 @@ def _affordable(state: State, job: Job, train: Callable[[DescentSettings], tuple
     judging = max(few - update, 0.0) / 2
     rows = state.validation.rows(slice(0, max(1, rules.rehearsed_rows // flow.dim)))
     pushed = journal.timed(lambda: flow.push_with_log_det(rows.x, rows.context))[1]
-    journal.expect_checks(2 * pushed * len(state.validation) / len(rows))
+    journal.expect_checks(3 * pushed * len(state.validation) / len(rows))
     journal.look_ahead(state)
     beside = journal.after_descent + rules.end_to_end_checkpoints * judging
     return journal.how_many(update, rules.updates, share=rules.share, beside=beside)

@@ -41,11 +41,11 @@ def flow_matching(state: State, job: Job) -> State:
     solver = StartedSolver(job.family, start, None, job.family.variants[-1], path=straight)
     after = proximal_fold(state, (math.inf,), job.fold(solver))
     return replace(
-        after, ended="flow matching trains one block, and half of a budget is held back for its checks"
+        after, ended="flow matching trains one block, and two thirds of a budget are held back for its checks"
     )
 
 
 def _affordable(state: State, job: Job) -> int:
-    """Updates in half of what a budget leaves: one long step takes many solver steps to settle and check."""
+    """Updates in a third of what a budget leaves: a long step takes many solver steps to settle and check."""
     rules, seconds = job.recipe.budget, rehearsed_seconds(state, job)
-    return job.journal.how_many(seconds, rules.updates, share=rules.least_share)
+    return job.journal.how_many(seconds, rules.updates, share=rules.flow_matching_share)

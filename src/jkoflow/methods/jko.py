@@ -67,9 +67,16 @@ def _paced(state: State, job: Job, variant: str | None) -> tuple[Schedule, Updat
             room, state, choice, job, enough=min(limit, job.recipe.budget.enough_on_objective)
         )
     schedule = schedule_of(state, job, room=room)
+    checks = job.recipe.budget.last_checks if schedule.free_last else 0
     last = state.number + schedule.rounds * len(schedule.gammas)
     return schedule, shares_of(
-        state, choice, job, last_step=last, limit=limit, first_share=job.recipe.budget.first_share_alone
+        state,
+        choice,
+        job,
+        last_step=last,
+        limit=limit,
+        first_share=job.recipe.budget.first_share_alone,
+        last_checks=checks,
     )
 
 

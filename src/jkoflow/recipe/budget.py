@@ -26,6 +26,7 @@ class BudgetRules:
         least_share: Share of what is left, and of a block's part, that goes into updates whatever it costs
             beside them: a flow that runs out of time before its last blocks is closed, and better than one of
             untrained blocks.
+        flow_matching_share: Share of what is left that goes into the updates of flow matching's one block.
         enough_updates: Updates of a block below which a budget trains fewer blocks instead; no more than the
             documented limit.
         enough_alone: The same where no closing follows: what the short steps leave, nothing else takes away.
@@ -59,6 +60,7 @@ class BudgetRules:
     share: float = 0.95
     unknown_beside: float = 0.25
     least_share: float = 0.5
+    flow_matching_share: float = 0.33
     enough_updates: int = 2000
     enough_alone: int = 1000
     enough_on_objective: int = 500
