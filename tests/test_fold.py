@@ -40,7 +40,7 @@ def fold(
 ) -> list[tuple[State, Taken]]:
     state = options.pop("state", None) or start()
     if stop_ratio is not None:
-        options["ended"] = lambda after: after.ratio < stop_ratio
+        options["ended"] = lambda after: after.gradient_ratio < stop_ratio
     return run_fold(state, gammas, solver, **options).steps
 
 
@@ -157,13 +157,13 @@ def test_every_block_is_kept_where_that_is_asked() -> None:
 
 
 def test_stop_rule_ends_the_fit_after_the_step_that_moves_little() -> None:
-    """E|x - T_n x|^2 / E|T_n x|^2 < 0.01; the step that meets it is kept."""
+    """max(E|x - T_n x|^2/gamma^2, gain/gamma) < 0.01 E|T_n x|^2; the step that meets it is kept."""
     states = list(fold(RecordingSolver(), (0.5,) * 30, stop_ratio=0.01))
-    ratios = [step.log["transport_ratio"] for _, step in states]
+    ratios = [step.log["gradient_ratio"] for _, step in states]
     assert 2 <= len(states) < 10
     assert all(ratio >= 0.01 for ratio in ratios[:-1])
     assert ratios[-1] < 0.01
-    assert states[-1][0].ratio == ratios[-1]
+    assert states[-1][0].gradient_ratio == ratios[-1]
     assert len(states[-1][0].flow) == len(states)
     assert len(list(fold(RecordingSolver(), (0.5,) * 12))) == 12
 

@@ -317,7 +317,8 @@ def progress_line(record: dict[str, Any]) -> str:
             f"{split['holdout']:,} held out to judge"
         )
     at_most = f" of at most {record['planned']}" if "planned" in record else ""
-    gamma = "free" if record["gamma"] is None else f"{record['gamma']:.3g}"
+    nominal = record.get("nominal_gamma", record["gamma"])
+    gamma = "free" if nominal is None else f"{nominal:.3g}"
     kept = "" if record["kept"] else "  (dropped: no better)"
     return (
         f"block {record['block']:>2}{at_most}  gamma {gamma:>7}  potential {record['potential_nats']:.3f}"

@@ -85,7 +85,7 @@ def proximal_fold(state: State, gammas: Iterable[float], fold: Fold) -> State:
                 state.number + 1,
                 fold.round,
                 solve=partial(_solve, fold, state, part),
-                take=partial(_take, fold, state),
+                take=partial(_take, fold, state, part.gamma),
             )
             if fold.ended(state):
                 return state
@@ -96,5 +96,5 @@ def _solve(fold: Fold, state: State, part: Part) -> Solution:
     return (part.solver or fold.solver)(fold.step(state, part))
 
 
-def _take(fold: Fold, state: State, solution: Solution) -> tuple[State, Taken]:
-    return take(state, solution, round_number=fold.round, keep=fold.keep, more=fold.more)
+def _take(fold: Fold, state: State, gamma: float, solution: Solution) -> tuple[State, Taken]:
+    return take(state, solution, round_number=fold.round, gamma=gamma, keep=fold.keep, more=fold.more)

@@ -4,8 +4,12 @@ r"""Step sizes gamma_1, ..., gamma_N: constant, geometric, adaptive, or from the
     geometric   gamma_n = min(first growth^{n-1}, cap)
     adaptive    gamma_n <- min(gamma_n + eta (S gamma_n / S_n - gamma_n), cap), S_n the mean distance moved in
                 step n and S their mean, after each whole fit
-    stop        when E|x - T_n x|^2 / E|T_n x|^2 < stop_ratio
+    stop        when max(E|x - T_n x|^2/gamma_n^2, gain_n/gamma_n) < stop_ratio E|T_n x|^2
     free step   gamma = infinity, no transport term
+
+gain_n is what step n lowers the validation NLL by, nats. The division by gamma_n is ours: a short step moves
+little however far p_n is from q, while W2(p_{n-1}, p_n)/gamma_n bounds W2(p_n, q) (docs/theory.md, "When to
+stop"). At gamma_n = 1 the first term is the published rule.
 
 Re-parametrisation and stop rule: Xu, Cheng & Xie (2023), "Normalizing flow neural networks by JKO scheme",
 arXiv 2212.14424. Small first steps that grow from the data's finest scale are ours.
@@ -33,7 +37,7 @@ class PublishedRules:
     """The numbers of the published schedules (Xu, Cheng & Xie 2023, arXiv 2212.14424).
 
     Arguments:
-        stop_ratio: E|x - T_n x|^2 / E|T_n x|^2 below which a fit ends.
+        stop_ratio: Squared gradient that a step leaves, over E|T_n x|^2, below which the finite steps end.
         eta: Step of the re-parametrisation.
         first: First step size where none is given.
         growth: Growth of the step sizes where none is given.
@@ -77,7 +81,8 @@ class Schedule:
 
     Arguments:
         gammas: Step sizes in order; infinity for a free step.
-        stop_ratio: Stop when a step's mean square move falls below this share of E|T_n x|^2; None for never.
+        stop_ratio: The finite steps end when the squared gradient that one leaves, as its movement and its
+            gain show it, falls below this share of E|T_n x|^2; None for never.
         rounds: Whole fits; after each but the last, the finite step sizes are re-parametrised.
         eta: Step of the re-parametrisation.
         cap: Largest step size of the re-parametrisation.
@@ -92,6 +97,21 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.gammas or any(not gamma > 0 for gamma in self.gammas):
             raise InputError(f"gamma: expected step sizes > 0, got {self.gammas}")
+
+    @property
+    def before_free(self) -> tuple[float, ...]:
+        """The step sizes before the free last step; all of them where there is none."""
+        return self.gammas[:-1] if self.free_last else self.gammas
+
+    @property
+    def free(self) -> tuple[float, ...]:
+        """The free last step, where there is one."""
+        return self.gammas[-1:] if self.free_last else ()
+
+    @property
+    def free_last(self) -> bool:
+        """Whether the last step is free."""
+        return math.isinf(self.gammas[-1])
 
     def reparametrised(self, moved: Sequence[tuple[float, float]]) -> Schedule:
         """The schedule of the next round, given step size and mean distance of each finite step kept."""

@@ -238,6 +238,7 @@ def test_summary_says_when_the_gaussian_is_better_and_when_the_nll_flatters() ->
         "round_trip_error": {"median": 1e-7, "largest": 1e-6},
         "blocks": 2,
         "cpu_seconds": 12.0,
+        "ended": "ended after 4 of 16 blocks: all 2 rounds are done",
         "notes": ["a note"],
     }
     text = "\n".join(summary_lines(results, Path("run")))

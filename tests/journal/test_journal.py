@@ -230,3 +230,48 @@ def test_how_many_pieces_of_work_fit() -> None:
 def test_what_is_left_beside_a_share_of_the_whole(spent: float, expected: bool) -> None:
     assert Journal(budget=10, spent=spent, clock=Clock()).leaves(0.1, beside=2.0) is expected
     assert Journal(clock=forbidden_clock).leaves(0.1, beside=2.0)
+
+
+# ── what comes after a descent, and after the last step ──
+
+
+def test_what_follows_the_last_step_is_held_back() -> None:
+    """A rehearsal that takes a second, of which there will be five, leaves 100 - 3 - 5 of 100."""
+    clock = [0.0]
+
+    def rehearse(state: object) -> float:
+        clock[0] += 1.0
+        return 5.0
+
+    journal = Journal(budget=100.0, clock=lambda: clock[0], rehearse=rehearse)
+    clock[0] = 2.0
+    assert journal.remaining() == 98
+    journal.look_ahead(None)
+    assert (journal.after_last, journal.remaining()) == (5, 92)
+
+
+def test_nothing_is_rehearsed_without_a_budget() -> None:
+    def rehearse(state: object) -> float:
+        raise AssertionError("rehearsed")
+
+    Journal(rehearse=rehearse, clock=lambda: 1 / 0).look_ahead(None)
+
+
+def test_a_descent_ends_while_there_is_time_for_what_followed_the_one_before() -> None:
+    """The first step takes 10 s after its last checkpoint; the second descent ends 10 s before the end."""
+    clock = [0.0]
+    journal = Journal(budget=100.0, clock=lambda: clock[0])
+
+    def solve() -> Solution:
+        clock[0] = 50.0
+        assert not journal.stop_at(1)("proximal", 7)
+        clock[0] = 60.0
+        return Solution(None)
+
+    journal.step(1, 0, solve=solve, take=lambda solution: (None, Taken(1, 0, None)))
+    assert journal.after_descent == 10
+    stop = journal.stop_at(2)
+    clock[0] = 89.0
+    assert not stop("proximal", 3)
+    clock[0] = 90.0
+    assert stop("proximal", 4)

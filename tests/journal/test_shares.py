@@ -84,11 +84,41 @@ def test_time_is_held_back_for_the_checks_of_a_last_step() -> None:
     assert updates[2] < updates[0]
 
 
-def test_no_updates_when_the_time_is_up() -> None:
-    clock = [0.0]
-    pace = shares(100, 3, Journal(budget=10.0, clock=lambda: clock[0]), 0.01, reserve=0.4)
-    clock[0] = 6.0
-    assert pace.updates(1, 0) == 0
+def test_a_block_is_begun_where_there_is_time_for_a_hundred_updates() -> None:
+    """A second for each block, of the six that are not held back; once told it stays."""
+    clock, decided = [0.0], list[dict[str, object]]()
+    journal = Journal(budget=10.0, clock=lambda: clock[0], write=decided.append)
+    pace = shares(100, 3, journal, 0.01, reserve=0.4)
+    clock[0] = 4.9
+    assert pace.has_time(1, 0)
+    clock[0] = 5.1
+    assert pace.has_time(1, 0)
+    assert not pace.has_time(2, 0)
+    assert not Journal(budget=1e9, decisions=decided, clock=lambda: 0.0).decide(
+        "time for a block", lambda: True, block=2, round=0
+    )
+    clock[0] = 3.9
+    assert pace.has_time(3, 0, steps=2)
+    assert not shares(100, 3, journal, 0.01, reserve=0.4).has_time(4, 0, steps=9)
+
+
+def test_a_block_whose_updates_are_on_record_was_begun() -> None:
+    """Runs of earlier versions have no decision on its time."""
+    log = [{"kind": "decision", "what": "updates", "block": 2, "round": 0, "value": 70}]
+    pace = shares(100, 3, Journal(budget=1.0, decisions=log, clock=lambda: 0.0, spent=5.0), 0.01)
+    assert pace.has_time(2, 0)
+    assert not pace.has_time(3, 0)
+
+
+def test_a_block_that_is_begun_has_updates_whatever_is_left() -> None:
+    journal = Journal(budget=1.0, clock=lambda: 0.0, spent=5.0)
+    assert shares(100, 3, journal, 0.01).updates(3, 0, last=True) == RULES.updates[0]
+
+
+def test_last_step_gets_all_that_is_left_whatever_was_planned() -> None:
+    journal = Journal(budget=100.0, clock=lambda: 0.0)
+    early = shares(10_000, 10, journal, 0.01).updates(2, 0, last=True)
+    assert early == shares(10_000, 2, journal, 0.01).updates(2, 1)
 
 
 def test_a_finish_is_paid_for_from_the_limit_on() -> None:

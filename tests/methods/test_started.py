@@ -18,7 +18,7 @@ from jkoflow.particles import Particles
 from jkoflow.recipe import Recipe
 from jkoflow.runtime import Runtime
 from jkoflow.steps import Step
-from jkoflow.steps.solvers import DispatchedSolver, IdentitySolver, StartedSolver
+from jkoflow.steps.solvers import DispatchedSolver, StartedSolver
 from oracles.blocks import points
 from oracles.jobs import job_of, start_state
 
@@ -62,10 +62,6 @@ def test_a_start_is_finished_where_that_is_asked_and_no_budget_cut_it_short(
     assert isinstance(solver, StartedSolver)
     assert (solver.start.updates, solver.variant) == (updates, "even")
     assert (solver.finish is not None) is finished
-
-
-def test_a_step_without_time_stays_the_identity() -> None:
-    assert isinstance(solver_for(0, None), IdentitySolver)
 
 
 def solver_for(updates: int, finish_cost: float | None) -> object:

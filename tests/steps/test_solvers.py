@@ -26,7 +26,6 @@ from jkoflow.runtime import Runtime
 from jkoflow.steps import State, Step
 from jkoflow.steps.solvers import (
     ClosedFormSolver,
-    IdentitySolver,
     ProximalSolver,
     StartedSolver,
     can_be_started,
@@ -224,13 +223,6 @@ def test_what_can_be_started_by_regression() -> None:
     assert can_be_started(SMALL, StandardNormal(2))
     assert not can_be_started(SMALL, Gaussian([0.0, 1.0], [[1.0, 0.0], [0.0, 1.0]]))
     assert not can_be_started(family_named("affine"), StandardNormal(2))
-
-
-def test_step_without_time_is_the_identity() -> None:
-    found = IdentitySolver(SMALL, "even")(make_step())
-    x = points(5, 2)
-    assert torch.equal(block_of(found).push(x), x)
-    assert found.log["updates"] == {"warm_start": 0, "proximal": 0}
 
 
 @pytest.mark.parametrize("gamma", [0.1, 1.5, math.inf])

@@ -7,6 +7,7 @@ Source: Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (20)-(23).
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -82,7 +83,8 @@ class Block(nn.Module, ABC):
 
     Arguments:
         dim: d.
-        gamma: Step size of the proximal step that the block solves; infinite for a free step.
+        gamma: Step size of the proximal step that the block solves, or comes nearest to; infinite for a free
+            step.
     """
 
     def __init__(self, *, dim: int, gamma: float) -> None:
@@ -165,6 +167,12 @@ class Block(nn.Module, ABC):
     def solver_steps(self) -> int:
         """Steps whose intermediate numbers a graph of the map keeps; 1 where there is no solver."""
         return 1
+
+    def as_step_of(self, gamma: float) -> Self:
+        """The same map, named as the proximal step of size `gamma`."""
+        named = copy.copy(self)
+        named.gamma = float(gamma)
+        return named
 
     def step_doubling_error(self, x: Tensor, context: Tensor | None = None) -> float:
         """Root mean square of T minus the block at twice the solver steps; 0 where there is no solver."""

@@ -88,7 +88,7 @@ class BlockResidual:
 
     Arguments:
         number: n, from 1.
-        gamma: Step size; infinite for a free step.
+        gamma: Size of the proximal step that the block is, or comes nearest to; infinite for a free step.
         rows: Held-out rows that were pushed through it.
         variational: ‖xi'‖ from samples alone, from below in expectation of its square; a plug-in in any
             upper bound.
@@ -224,7 +224,7 @@ def _told(block: BlockResidual, *, last: int) -> list[Claim]:
         interval=(block.lower, math.inf),
         level=LEVEL,
         unit=_UNIT,
-        assumption="a free step: the norm of the Wasserstein gradient" if free else "",
+        assumption="a free step: the norm of the Wasserstein gradient" if free else _size(block),
         rows=block.rows,
         block=block.number,
         remedy=remedy,
@@ -245,6 +245,11 @@ def _told(block: BlockResidual, *, last: int) -> list[Claim]:
     )
     by_score = [] if block.number == last else [own]
     return [from_below, *by_score, *([] if free else [_gap_claim(block)])]
+
+
+def _size(block: BlockResidual) -> str:
+    """Which step size a residual is of."""
+    return f"gamma_n = {block.gamma:.3g}, of the proximal step that the block is, or is nearest to"
 
 
 def _gap_claim(block: BlockResidual) -> Claim:

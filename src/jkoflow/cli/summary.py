@@ -41,6 +41,7 @@ def summary_lines(results: Mapping[str, Any], run: Path) -> list[str]:
             "trained",
             f"{results['blocks']} blocks in {format_seconds(results['cpu_seconds'])} of processor time",
         ),
+        ("", results["ended"]),
         ("model", shown(run / "model")),
         *(("note", note) for note in results["notes"]),
     ]

@@ -7,27 +7,31 @@ Source: the data flow of Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, section 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jkoflow.blocks import family_named
 from jkoflow.config import Settings
 from jkoflow.data import Table, Weights
-from jkoflow.fitting.record import Progress, open_journal
-from jkoflow.fitting.results import check_cell_mass, results_of
+from jkoflow.fitting.ending import record_ending
+from jkoflow.fitting.record import Progress, Timed, open_journal
+from jkoflow.fitting.results import check_cell_mass, rehearsed_results, results_of
 from jkoflow.fitting.rows import empty_model, mean_log_jacobian, particles_of
 from jkoflow.fitting.split import Split, describe, described_weights, split_of_run
 from jkoflow.functionals import KL
 from jkoflow.global_state import default_state, one_thread
+from jkoflow.journal import Stopwatch
 from jkoflow.laws import check_law, law_named
 from jkoflow.methods import Job, method_named
 from jkoflow.model import Model, save_model
+from jkoflow.particles import Particles
 from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.recipe import Recipe
 from jkoflow.runs import RunFolder
 from jkoflow.runtime import Runtime, resolve_device
 from jkoflow.schedule import check_gamma
-from jkoflow.steps import initial_state
+from jkoflow.steps import State, initial_state
 from jkoflow.world import ALONE, World
 
 __all__ = ["Fitted", "check_options", "fit_table"]
@@ -97,6 +101,7 @@ def fit_table(
         NumericalError: A block could not be trained, or the density that was found is none.
         RunFolderError: The run folder cannot be written.
     """
+    begun = Stopwatch()
     check_options(settings)
     known = None if run is None or run.is_new else run.description
     split = split_of_run(table, settings, known, context, weight)
@@ -108,24 +113,34 @@ def fit_table(
 
     description = describe(table, context, settings, split, described_weights(weight, weight_column))
     jacobian = mean_log_jacobian(empty.schema, parts["validation"])
-    journal, recorder, n_taken = open_journal(run, description, settings, jacobian, progress, world)
+    timed = Timed(begun, _rehearsal(parts, settings.seed))
+    journal, recorder, n_taken = open_journal(run, description, settings, jacobian, progress, world, timed)
     progress({"kind": "start", "split": split.sizes(), "notes": list(empty.schema.notes), "taken": n_taken})
     job = Job(empty.settings, family_named(settings.block, **recipe.of_blocks), runtime, journal, recipe)
     start = initial_state(KL(empty.flow.law), parts["train"], parts["validation"])
     state = method_named(settings.objective)(start, job)
-
     model = replace(empty, flow=state.flow)
     check_cell_mass(model.flow, parts["train"])
     judged = model if state.judged is None else replace(model, flow=state.judged)
-    seconds = recorder.stopwatch.seconds()
+    told = {"ended": record_ending(state, settings, journal), "cpu_seconds": recorder.stopwatch.seconds()}
     groups = {name: split.groups_of(name) for name in parts}
-    results = results_of(model, judged, parts, context, groups=groups, cpu_seconds=seconds)
-    summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
-    model = replace(model, facts={**empty.facts, **summary})
+    results = results_of(model, judged, parts, context, groups=groups, **told)
+    model = _with_facts(model, results)
     if run is not None and world.is_first:
         save_model(model, run.model, overwrite=True)
         run.finish(results)
     return Fitted(model, recorder.steps, results, split)
+
+
+def _with_facts(model: Model, results: dict[str, Any]) -> Model:
+    """The model, which knows how well it did on rows that it was not trained on."""
+    summary = {key: results[key] for key in ("held_out_nll_nats", "held_out_on", "held_out_rows")}
+    return replace(model, facts={**model.facts, **summary})
+
+
+def _rehearsal(parts: Mapping[str, Particles], seed: int) -> Callable[[State], float]:
+    """What the journal tells by how long the fit takes after its last step."""
+    return lambda state: rehearsed_results(state.flow, parts, seed)
 
 
 def _for_tails(recipe: Recipe, split: Split, world: World) -> Recipe:

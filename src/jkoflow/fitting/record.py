@@ -8,6 +8,7 @@ Source: ours; `jkoflow fit --help` lists the files of a run.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +23,7 @@ from jkoflow.steps import State
 from jkoflow.storage.entries import brief, checked_whole
 from jkoflow.world import World
 
-__all__ = ["Progress", "Recorder", "open_journal"]
+__all__ = ["Progress", "Recorder", "Timed", "open_journal"]
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with a record of kind `start` before the first step, then with each step's."""
@@ -70,6 +71,19 @@ class Recorder:
         }
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What a budget has to hold beside the steps.
+
+    Arguments:
+        begun: Tells how long this process has worked on the fit.
+        rehearse: Tells of what follows the last step; see `Journal`.
+    """
+
+    begun: Stopwatch
+    rehearse: Callable[[State], float]
+
+
 def open_journal(
     run: RunFolder | None,
     description: dict[str, Any],
@@ -77,8 +91,18 @@ def open_journal(
     log_jacobian: float,
     progress: Progress,
     world: World,
+    timed: Timed,
 ) -> tuple[Journal, Recorder, int]:
     """Start or resume the run folder: the journal, what stores its steps, and how many steps are on record.
+
+    Arguments:
+        run: An open run folder, or None for memory only.
+        description: What the run is recognised by.
+        settings: The options.
+        log_jacobian: See `Recorder`.
+        progress: See `Progress`.
+        world: The processes of the fit.
+        timed: What comes before and after the steps.
 
     Raises:
         InputError: The run began with another table, seed or setting.
@@ -94,6 +118,7 @@ def open_journal(
         steps = [_restored(tensors, meta) for tensors, meta in stored]
         decided = [record for record in run.read_records() if record.get("kind") == "decision"]
         spent = float(steps[-1].log.get("cpu_seconds_so_far") or 0.0) if steps else 0.0
+    spent += timed.begun.seconds()
     recorder = Recorder(log_jacobian, run, progress, spent=spent, world=world)
     journal = Journal(
         budget=settings.budget,
@@ -102,6 +127,7 @@ def open_journal(
         spent=spent,
         write=(lambda record: None) if run is None else run.append_record,
         observe=recorder,
+        rehearse=timed.rehearse,
         world=world,
     )
     return journal, recorder, len(steps)

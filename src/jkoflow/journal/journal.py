@@ -4,6 +4,11 @@ A fit that resumes is given the decisions and steps of before. It runs the same 
 on record is replayed, in order, instead of being decided or trained again. Without a budget nothing here
 reads a clock. With one the clock is read between pieces of work and at the checkpoints of a descent, and what
 it causes (how many updates a block gets, or that a descent ends) is a decision like any other.
+
+    time left = budget - used - what follows the last step,    a descent ends at time left < what follows it
+
+What follows the last step (scores, the round trip) is told by a small part of it, done after each block; what
+follows a descent (solver steps, inverse, validation) by the blocks so far.
 """
 
 from __future__ import annotations
@@ -47,6 +52,8 @@ class Journal:
         spent: CPU-seconds that it had used.
         write: Where a new decision is written before it takes effect.
         observe: Told of every step, new or replayed; it stores the new ones.
+        rehearse: Does a small part of what follows the last step, from the state so far, and returns how many
+            times as much that is in all; asked under a budget alone.
         world: The processes of the fit; the first of them decides and writes.
         clock: CPU-seconds of this process.
 
@@ -63,6 +70,7 @@ class Journal:
         spent: float = 0.0,
         write: Callable[[dict[str, Any]], None] = lambda record: None,
         observe: Observer = _nothing,
+        rehearse: Callable[[Any], float] = lambda state: 0.0,
         world: World = ALONE,
         clock: Clock = cpu_clock,
     ) -> None:
@@ -71,7 +79,10 @@ class Journal:
         self.budget, self.world = budget, world
         self._decided = {_key(entry): entry.get("value") for entry in decisions}
         self._steps = deque(steps)
-        self._write, self._observe, self._clock = write, observe, clock
+        self._write, self._observe, self._rehearse, self._clock = write, observe, rehearse, clock
+        self._after_last, self._after_descent, self._checkpoint = 0.0, 0.0, math.nan
+        self._first: tuple[str, int, float] | None = None
+        self._pace: float | None = None
         self._start = clock() - spent if self.limited else math.nan
 
     # ── decisions and steps ──
@@ -136,8 +147,13 @@ class Journal:
                 " run (environment.json), or start again with --overwrite"
             )
         done = self._steps.popleft() if self._steps else None
+        self._checkpoint, self._first = math.nan, None
         state, taken = take(solve() if done is None else Solution(done.block, done.log))
         self._observe(state, taken, replayed=done is not None)
+        if self.limited and not math.isnan(self._checkpoint):
+            self.expect_checks(self._clock() - self._checkpoint)
+        if taken.block is not None:
+            self.look_ahead(state)
         return state
 
     def has_step(self, number: int, round_number: int) -> bool | None:
@@ -146,15 +162,28 @@ class Journal:
             return None
         return (self._steps[0].number, self._steps[0].round) == (number, round_number)
 
+    def has_decided(self, what: str, **where: int) -> bool:
+        """Whether that decision is on record."""
+        return _key({"what": what, **where}) in self._decided
+
     def stop_at(self, block: int, round_number: int = 0) -> Callable[[str, int], bool]:
         """What a block's descents ask at their checkpoints; always False without a budget."""
 
         def stop(phase: str, updates: int) -> bool:
             if not self.limited:
                 return False
+            self._checkpoint = self._clock()
+            if self._first is None:
+                self._first = (phase, updates, self._checkpoint)
+            elif self._first[0] == phase:
+                _, before, then = self._first
+                self._pace = (
+                    (self._checkpoint - then) / (updates - before) if updates > before else self._pace
+                )
             what, where = f"stop {phase} after updates", {"block": block, "round": round_number}
-            is_decided = _key({"what": what, **where}) in self._decided
-            if not is_decided and not self.world.broadcast(self.remaining() <= 0):
+            if not self.has_decided(what, **where) and not self.world.broadcast(
+                self.remaining() <= self._after_descent
+            ):
                 return False
             # on record, a fit that resumes on a slower clock still goes as far as the first one did
             return updates >= int(self.decide(what, lambda: updates, kinds=(int,), **where))
@@ -199,16 +228,19 @@ class Journal:
 
         return int(self.decide(what, halved, kinds=(int,), **where))
 
-    def how_many(self, seconds: float, within: tuple[int, int], *, share: float = 1.0) -> int:
+    def how_many(
+        self, seconds: float, within: tuple[int, int], *, share: float = 1.0, beside: float = 0.0
+    ) -> int:
         """How many pieces of work of that length fit in a share of the time left, between two ends.
 
         Arguments:
             seconds: CPU-seconds of one piece.
             within: The fewest and the most that are answered; the most without a budget.
             share: Share of the time left.
+            beside: CPU-seconds that something else will take.
         """
         fewest, most = within
-        return int(min(max(share * self.remaining() / seconds, fewest), most))
+        return int(min(max(share * (self.remaining() - beside) / seconds, fewest), most))
 
     def deadline(self, share: float) -> Callable[[], bool]:
         """Tells whether a share of the time that is left now is over; never, without a budget."""
@@ -221,13 +253,42 @@ class Journal:
         """Whether more CPU-seconds are left than `share` of the budget and `beside`; True if no limit."""
         return self.budget is None or self.remaining() > share * self.budget + beside
 
+    def look_ahead(self, state: Any) -> None:
+        """Under a budget measure what follows the last step, from a state, by a small part of it."""
+        if self.limited:
+            times, seconds = self.timed(lambda: self._rehearse(state))
+            self._after_last = times * seconds
+
+    def expect_checks(self, seconds: float) -> None:
+        """Hold back so many CPU-seconds at least for what follows a descent."""
+        self._after_descent = max(self._after_descent, seconds)
+
+    @property
+    def after_descent(self) -> float:
+        """CPU-seconds that what follows a descent has taken at most; 0 before the first."""
+        return self._after_descent
+
+    @property
+    def seconds_an_update(self) -> float | None:
+        """CPU-seconds of an update in the first descent of the last step, judging included, or None."""
+        return self._pace
+
+    @property
+    def after_last(self) -> float:
+        """CPU-seconds of what would follow if the step before were the last; 0 before the first."""
+        return self._after_last
+
+    def spent(self) -> str:
+        """How much of a budget is used, for the record, as the end of a list; "" without one."""
+        return f", {self.used():.0f} of {self.budget:g} CPU-seconds" if self.limited else ""
+
     def used(self) -> float:
         """CPU-seconds used so far, those of the interrupted fit included."""
         return self._clock() - self._start
 
     def remaining(self) -> float:
-        """CPU-seconds left; infinite without a budget."""
-        return math.inf if self.budget is None else self.budget - self.used()
+        """CPU-seconds left for steps; infinite without a budget."""
+        return math.inf if self.budget is None else self.budget - self.used() - self._after_last
 
 
 def _is_unwanted_bool(value: object, kinds: tuple[type, ...]) -> bool:

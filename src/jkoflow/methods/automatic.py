@@ -17,7 +17,8 @@ from dataclasses import replace
 
 from jkoflow.errors import InputError
 from jkoflow.methods.base import Job, schedule_of
-from jkoflow.methods.jko import fold_rounds, objective_solver
+from jkoflow.methods.given_steps import fold_rounds
+from jkoflow.methods.jko import fold_on_objective
 from jkoflow.methods.lead import with_lead
 from jkoflow.methods.pilot import Pilot, timed_pilot
 from jkoflow.methods.rounds import closed_rounds
@@ -36,7 +37,7 @@ def automatic(state: State, job: Job) -> State:
             f"objective: 'auto' needs the standard normal law at the end, got {job.settings.law!r}; use 'jko'"
         )
     if not can_be_started(job.family, state.functional.law):
-        return _on_objective(state, job)
+        return fold_on_objective(state, job, keep=improves(job.recipe.keep.standard_errors))
     rounds = job.settings.gamma == "auto" and job.settings.closing == "auto"
     alone = job.settings.closing != "auto"
     led = with_lead(state, job) if rounds else state
@@ -61,7 +62,7 @@ def automatic(state: State, job: Job) -> State:
     if after.beats(gaussian.after, standard_errors=job.recipe.keep.flow_standard_errors):
         return after
     again, background = replace(state, number=after.number), job.recipe.closing.background
-    return job.journal.step(
+    alone_is_as_good = job.journal.step(
         after.number + 1,
         -1,
         solve=lambda: whitening_of_all_rows(
@@ -69,27 +70,23 @@ def automatic(state: State, job: Job) -> State:
         ),
         take=lambda solution: take_gaussian(again, solution, before=gaussian),
     )
+    return replace(alone_is_as_good, ended="no flow is better than a Gaussian by more than chance")
 
 
 def _blocks_alone(state: State, choice: Pilot, job: Job) -> State:
     """Blocks that start on the path of their step, kept where they lower the validation NLL."""
     rules = job.recipe
-    room = affordable_blocks(job.settings.max_blocks - len(state.flow), state, choice, job)
+    most, enough = job.settings.max_blocks - len(state.flow), rules.budget.enough_alone
+    room = affordable_blocks(most, state, choice, job, enough=enough)
     schedule = schedule_of(state, job, room=room)
     shares = shares_of(
         state,
         choice,
         job,
         last_step=state.number + schedule.rounds * len(schedule.gammas),
+        first_share=rules.budget.first_share_alone,
         finish_cost=1 + rules.budget.finish_cost * rules.updates.finish_share,
         last_checks=rules.budget.last_checks if math.isinf(schedule.gammas[-1]) else 0,
     )
     keep = improves(rules.keep.standard_errors)
-    return fold_rounds(state, schedule, job, started_solver(choice, shares, job), keep=keep)
-
-
-def _on_objective(state: State, job: Job) -> State:
-    """Blocks that no regression can start descend on the objective, and are kept where they lower the NLL."""
-    schedule = schedule_of(state, job, room=job.settings.max_blocks)
-    keep = improves(job.recipe.keep.standard_errors)
-    return fold_rounds(state, schedule, job, objective_solver(state, job), keep=keep)
+    return fold_rounds(state, schedule, job, started_solver(choice, shares, job), keep=keep, shares=shares)

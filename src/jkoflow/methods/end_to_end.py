@@ -52,7 +52,7 @@ def end_to_end(state: State, job: Job) -> State:
     for number in range(1, len(gammas) + 1):
         taking = partial(take, after, round_number=0)
         after = job.journal.step(number, 0, solve=partial(solve, number), take=taking)
-    return after
+    return replace(after, ended="the descent of all blocks at once is at its end")
 
 
 def _trained(state: State, gammas: tuple[float, ...], job: Job) -> tuple[Flow, Descent]:
@@ -62,20 +62,51 @@ def _trained(state: State, gammas: tuple[float, ...], job: Job) -> tuple[Flow, D
         step = Step(number, gamma, state.train, state.validation, state.functional, runtime)
         generator = step.stream("initial_weights")
         flow = flow.then(job.family.new(state.train, gamma, generator=generator))
-    settings = recipe.updates.end_to_end(len(state.train))
-    if job.journal.limited:  # all blocks in one descent: the budget is asked often enough to be kept
-        often, before = recipe.budget.end_to_end_checkpoints, settings.checkpoints
-        settings = replace(settings, updates=recipe.budget.updates[1], checkpoints=often)
-        settings = replace(settings, patience=settings.patience * often // before)
-    stop = job.journal.stop_at(0)
-    return train_end_to_end(
-        flow,
-        Step(0, gammas[-1], state.train, state.validation, state.functional, runtime, recipe=recipe),
-        settings=settings,
-        divergence=job.settings.divergence,
-        generator=runtime.stream("end_to_end"),
-        stop=lambda updates: stop("end_to_end", updates),
-    )
+    step = Step(0, gammas[-1], state.train, state.validation, state.functional, runtime, recipe=recipe)
+    stop, settings = job.journal.stop_at(0), recipe.updates.end_to_end(len(state.train))
+
+    def train(given: DescentSettings) -> tuple[Flow, Descent]:
+        return train_end_to_end(
+            flow,
+            step,
+            settings=given,
+            divergence=job.settings.divergence,
+            generator=runtime.stream("end_to_end"),
+            stop=lambda updates: given is settings and stop("end_to_end", updates),
+        )
+
+    if job.journal.limited:  # all blocks are in one descent, whose length is told before it begins
+        often = recipe.budget.end_to_end_checkpoints
+        patience = settings.patience * often // settings.checkpoints
+        settings = replace(settings, checkpoints=often, patience=patience)
+        updates = job.journal.decide(
+            "updates", lambda: _affordable(replace(state, flow=flow), job, train), kinds=(int,)
+        )
+        settings = replace(settings, updates=int(updates))
+    return train(settings)
+
+
+def _affordable(state: State, job: Job, train: Callable[[DescentSettings], tuple[Flow, Descent]]) -> int:
+    """Updates of all blocks at once in the CPU-seconds that are left beside what comes before and after them.
+
+    One update and three, each judged twice, tell what an update and what a checkpoint costs. After the
+    descent come a push of the validation rows by each block and checks that take about twice as long.
+    """
+    journal, rules, flow = job.journal, job.recipe.budget, state.flow
+    settings = job.recipe.updates.end_to_end(len(state.train))
+
+    def seconds(updates: int) -> float:
+        return journal.timed(lambda: train(replace(settings, updates=updates, checkpoints=1)))[1]
+
+    few, many = seconds(1), seconds(3)
+    update = max((many - few) / 2, 0.1 * few)
+    judging = max(few - update, 0.0) / 2
+    rows = state.validation.rows(slice(0, max(1, rules.rehearsed_rows // flow.dim)))
+    pushed = journal.timed(lambda: flow.push_with_log_det(rows.x, rows.context))[1]
+    journal.expect_checks(3 * pushed * len(state.validation) / len(rows))
+    journal.look_ahead(state)
+    beside = journal.after_descent + rules.end_to_end_checkpoints * judging
+    return journal.how_many(update, rules.updates, share=rules.share, beside=beside)
 
 
 def train_end_to_end(

@@ -10,6 +10,7 @@ arXiv 2210.02747; Liu, Gong & Liu (2023), arXiv 2209.03003, for straight paths.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from jkoflow.errors import InputError
 from jkoflow.fold import proximal_fold
@@ -38,10 +39,13 @@ def flow_matching(state: State, job: Job) -> State:
     start = rules.updates.regression(n_rows, updates)
     straight = Path(lambda gamma: 1.0, lambda x, z, t, scale: ((1 - t) * x + t * z, z - x))
     solver = StartedSolver(job.family, start, None, job.family.variants[-1], path=straight)
-    return proximal_fold(state, (math.inf,), job.fold(solver))
+    after = proximal_fold(state, (math.inf,), job.fold(solver))
+    return replace(
+        after, ended="flow matching trains one block, and two thirds of a budget are held back for its checks"
+    )
 
 
 def _affordable(state: State, job: Job) -> int:
-    """Updates in half of what a budget leaves: one long step takes many solver steps to settle and check."""
+    """Updates in a third of what a budget leaves: a long step takes many solver steps to settle and check."""
     rules, seconds = job.recipe.budget, rehearsed_seconds(state, job)
-    return job.journal.how_many(seconds, rules.updates, share=rules.least_share)
+    return job.journal.how_many(seconds, rules.updates, share=rules.flow_matching_share)

@@ -27,7 +27,6 @@ from jkoflow.particles import Particles
 from jkoflow.steps import State, Step, improves, is_significant
 from jkoflow.steps.descent import Descent
 from jkoflow.steps.proximal import descend_on_objective
-from jkoflow.steps.solvers import IdentitySolver
 
 __all__ = ["with_lead"]
 
@@ -87,8 +86,15 @@ class _Trial:
         """
         job, journal, rules = self._job, self._job.journal, self._job.recipe.lead
         out_of_time = journal.deadline(rules.trial_share)
-        (part,) = job.scheme(math.inf, state.functional)
-        step = job.fold(IdentitySolver(self._family, "")).step(state, part)
+        step = Step(
+            state.number + 1,
+            math.inf,
+            state.train,
+            state.validation,
+            state.functional,
+            job.runtime,
+            recipe=job.recipe,
+        )
         stopped = replace(step, stop=lambda phase, updates: out_of_time())
         block = self._new(step)
         done, seconds = journal.timed(lambda: self._train(block, stopped))

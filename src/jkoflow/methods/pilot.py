@@ -20,7 +20,7 @@ from jkoflow.errors import RunFolderError
 from jkoflow.fold import proximal_fold
 from jkoflow.journal import Journal
 from jkoflow.methods.base import Job, schedule_of
-from jkoflow.steps import State, Step, improves
+from jkoflow.steps import State, Step, StepSolver, improves
 from jkoflow.steps.gaussian import best_whitening
 from jkoflow.steps.solvers import RegressionSolver
 from jkoflow.storage.entries import brief, checked_real, checked_text, require_names
@@ -93,21 +93,30 @@ def timed_pilot(state: State, job: Job, *, gaussian_first: bool) -> dict[str, An
     return replace(choice, seconds=seconds).to_dict()
 
 
-def rehearsed_seconds(state: State, job: Job) -> float:
-    """CPU-seconds of one update of a block's start, by short starts of a block that is thrown away.
+def rehearsed_seconds(state: State, job: Job, solver_of: Callable[[int], StepSolver] | None = None) -> float:
+    """CPU-seconds of one update, by short descents of a block that is thrown away.
 
     Two lengths, whose difference is updates alone; the first of all also loads what is needed only once. The
     median of a few such pairs, since the number of blocks depends on it and a machine's other work does not.
+
+    Arguments:
+        state: Before the first step.
+        job: The fit.
+        solver_of: Finds a block in so many updates; None for the start of a block by regression.
     """
     rules, n_rows = job.recipe.pilot, len(state.train)
-    step = Step(0, math.inf, state.train, state.validation, state.functional, job.runtime, recipe=job.recipe)
+    gamma = math.inf if solver_of is None else job.recipe.steps.largest
+    step = Step(0, gamma, state.train, state.validation, state.functional, job.runtime, recipe=job.recipe)
+
+    def regression(updates: int) -> StepSolver:
+        descent = job.recipe.updates.regression(n_rows, updates, checkpoints=1)
+        return RegressionSolver(job.family, descent, job.family.variants[0])
 
     def start(updates: int) -> float:
-        descent = job.recipe.updates.regression(n_rows, updates, checkpoints=1)
-        solver = RegressionSolver(job.family, descent, job.family.variants[0])
+        solver = (solver_of or regression)(updates)
         return job.journal.timed(lambda: solver(step))[1]
 
-    few, many = rules.rehearsals
+    few, many = rules.rehearsals if solver_of is None else rules.objective_rehearsals
     start(few)
     pairs = [(start(few), start(many)) for _ in range(rules.rehearsed_pairs)]
     differences = [max(long - short, rules.least_difference * long) for short, long in pairs]

@@ -29,12 +29,14 @@ __all__ = ["closed_rounds", "quick_search"]
 def closed_rounds(state: State, choice: Pilot, job: Job) -> State:
     """The state after `KeepRules.rounds` rounds at most; none follows one that ended without a closing."""
     for number in range(job.recipe.keep.rounds):
-        if len(state.flow) >= job.settings.max_blocks or (number and not _has_time(state, job, number)):
-            break
+        if len(state.flow) >= job.settings.max_blocks:
+            return state
+        if number and not _has_time(state, job, number):
+            return replace(state, ended="the budget leaves no time for another round")
         state, closed = _Round(number, choice, job).run(state)
         if not closed:
-            break
-    return state
+            return replace(state, ended="after its blocks no closing gains more than chance")
+    return replace(state, ended=f"all {job.recipe.keep.rounds} rounds of blocks and closings are done")
 
 
 def _has_time(state: State, job: Job, number: int) -> bool:
@@ -89,16 +91,20 @@ class _Round:
             known = {"closed_nll_nats": after.closing.nll, "closing_components": after.closing.n_components}
             return {"planned": planned, **known}
 
+        def has_time(after: State) -> bool:
+            return after.number >= planned or shares.has_time(after.number + 1, self.number)
+
         def ended(after: State) -> bool:
-            if after.dropped == self.job.recipe.keep.drops:
+            if after.dropped == self.job.recipe.keep.drops or not has_time(after):
                 return True
             # the free block takes about ten times as long as another; a mixture does its work in a second
             assert after.closing is not None
             return after.number == last and after.closing.n_components > 1
 
         fold = self.job.fold(started_solver(self.choice, shares, self.job), round_number=self.number)
+        gammas = schedule.gammas if has_time(state) else ()
         after = proximal_fold(
-            replace(state, dropped=0), schedule.gammas, replace(fold, keep=keep, more=more, ended=ended)
+            replace(state, dropped=0), gammas, replace(fold, keep=keep, more=more, ended=ended)
         )
         return self._closed(after, quick, seconds)
 

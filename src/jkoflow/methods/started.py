@@ -7,18 +7,21 @@ Source: ours, docs/method.md.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jkoflow.journal import UpdateShares
 from jkoflow.methods.base import Job
 from jkoflow.methods.pilot import Pilot
 from jkoflow.steps import State, Step, StepSolver
-from jkoflow.steps.solvers import DispatchedSolver, IdentitySolver, StartedSolver
+from jkoflow.steps.solvers import DispatchedSolver, StartedSolver
 
 __all__ = ["affordable_blocks", "shares_of", "started_solver"]
 
 
-def affordable_blocks(most: int, state: State, choice: Pilot, job: Job, *, round_number: int = 0) -> int:
+def affordable_blocks(
+    most: int, state: State, choice: Pilot, job: Job, *, round_number: int = 0, enough: int | None = None
+) -> int:
     """Blocks that a budget leaves time to train; few blocks trained well beat many that are not.
 
     Arguments:
@@ -27,12 +30,14 @@ def affordable_blocks(most: int, state: State, choice: Pilot, job: Job, *, round
         choice: What the pilot fits chose and measured.
         job: The fit.
         round_number: Number of the round.
+        enough: Updates below which there are fewer blocks instead; None for those of blocks before a closing.
     """
     if not job.journal.limited:
         return most
     rules, limit = job.recipe.budget, job.recipe.updates.regression_updates(len(state.train))
+    enough = min(rules.enough_updates if enough is None else enough, limit)
     fewest = 1 if round_number else rules.fewest_blocks
-    seconds = choice.seconds * min(rules.enough_updates, limit)
+    seconds = choice.seconds * enough
     return int(
         job.journal.decide(
             "blocks",
@@ -43,7 +48,9 @@ def affordable_blocks(most: int, state: State, choice: Pilot, job: Job, *, round
     )
 
 
-def shares_of(state: State, choice: Pilot, job: Job, *, last_step: int, **more: Any) -> UpdateShares:
+def shares_of(
+    state: State, choice: Pilot, job: Job, *, last_step: int, limit: int | None = None, **more: Any
+) -> UpdateShares:
     """How a budget is divided among started blocks.
 
     Arguments:
@@ -51,10 +58,12 @@ def shares_of(state: State, choice: Pilot, job: Job, *, last_step: int, **more: 
         choice: What the pilot fits chose and measured.
         job: The fit.
         last_step: Number of the last of them.
+        limit: Updates of a block without a budget; None for those of a start by regression.
         more: What else `UpdateShares` takes.
     """
     rules, n_rows = job.recipe, len(state.train)
-    limit, per_epoch = rules.updates.regression_updates(n_rows), n_rows / rules.updates.batch(n_rows)
+    limit = rules.updates.regression_updates(n_rows) if limit is None else limit
+    per_epoch = n_rows / rules.updates.batch(n_rows)
     return UpdateShares(job.journal, rules.budget, limit, last_step, choice.seconds, per_epoch, **more)
 
 
@@ -63,9 +72,8 @@ def started_solver(choice: Pilot, shares: UpdateShares, job: Job) -> StepSolver:
     rules = job.recipe.updates
 
     def solver_of(step: Step) -> StepSolver:
-        updates, n_rows = shares.updates(step.number, step.round), len(step.train)
-        if updates == 0:
-            return IdentitySolver(job.family, choice.features)
+        n_rows = len(step.train)
+        updates = shares.updates(step.number, step.round, last=math.isinf(step.gamma))
         finish = rules.finish(n_rows, updates) if shares.are_finished(updates) else None
         start = rules.regression(n_rows, updates)
         return StartedSolver(job.family, start, finish, choice.features, job.settings.divergence)

@@ -25,6 +25,7 @@ class PilotRules:
         updates_share: Share of the pilot fits' time that goes into updates; the rest pushes and judges.
         rehearsals: Updates of two path regressions that are thrown away, whose difference in time is updates
             alone.
+        objective_rehearsals: The same of two descents on the objective, whose updates take longer.
         rehearsed_pairs: How many such pairs are timed; their median tells what an update costs.
         least_difference: The difference of a pair is taken to be at least this share of the longer one's
             time.
@@ -38,5 +39,6 @@ class PilotRules:
     patience: float = 1.6
     updates_share: float = 0.6
     rehearsals: tuple[int, int] = (20, 80)
+    objective_rehearsals: tuple[int, int] = (4, 20)
     rehearsed_pairs: int = 3
-    least_difference: float = 0.1
+    least_difference: float = 0.02

@@ -43,6 +43,10 @@ class UpdateRules:
             judged on.
         judged_repeats: Most such pairs of one validation row.
         objective_solver_steps: Runge-Kutta steps of a block that descends on the objective from the identity.
+        updates_per_judging: Under a budget, updates on an objective between two times that it is judged; it
+            is judged as often as a finish at least.
+        one_step_gamma: Where step sizes follow from the data, a block of at most this step size descends at
+            one solver step.
     """
 
     regression_per_root_row: int = 14
@@ -63,6 +67,8 @@ class UpdateRules:
     judged_pairs: int = 4096
     judged_repeats: int = 8
     objective_solver_steps: int = 2
+    updates_per_judging: int = 40
+    one_step_gamma: float = 0.1
 
     def regression_updates(self, n_rows: int) -> int:
         """The documented limit in updates of one block's path regression."""
@@ -87,6 +93,10 @@ class UpdateRules:
         updates = max(self.fewest_finish, int(self.finish_share * regression_updates))
         often = self.finish_checkpoints
         return DescentSettings(updates, self.batch(n_rows), self.finish_rate, checkpoints=often)
+
+    def solver_steps_of(self, gamma: float) -> int:
+        """Runge-Kutta steps of a block of that step size which descends on the objective."""
+        return 1 if gamma <= self.one_step_gamma else self.objective_solver_steps
 
     def objective(self, n_rows: int) -> DescentSettings:
         """How a block descends on the proximal objective from the identity."""

@@ -33,7 +33,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("p_n", "the law of real rows after n of N blocks; p_N should be q"),
     ("q_n", "the same of generated rows, on their way back from the noise"),
     ("T_n^{n-1}", "the best map back, of least movement, from p_n to p_{n-1}; T_n^{-1} is the learned one"),
-    ("gamma_n", "step size of block n: the larger, the further it may move rows; without one a step is free"),
+    (
+        "gamma_n",
+        "size of the proximal step that block n is, or comes nearest to: the larger, the further it may move "
+        "rows; without one a step is free",
+    ),
     ("closing", "a free last step in closed form, by a Gaussian mixture"),
     (
         "eps_n, xi_n, the first-order residual",

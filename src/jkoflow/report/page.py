@@ -115,7 +115,7 @@ def block_rows(data: ReportData) -> list[dict[str, str]]:
         {
             "block": format_number(block.get("block")),
             "type": str(block.get("block_type") or MISSING).replace("_", " "),
-            "gamma": "free" if block.get("gamma") is None else format_number(block["gamma"], digits=3),
+            "gamma": _format_gamma(block),
             "steps": format_number(block.get("integration_steps")),
             "updates": _format_updates(block.get("updates")),
             "finished": str(block.get("finished_on", MISSING)).replace("_", " "),
@@ -129,6 +129,15 @@ def block_rows(data: ReportData) -> list[dict[str, str]]:
         }
         for block in data.blocks
     ]
+
+
+def _format_gamma(block: Mapping[str, Any]) -> str:
+    """The step size that a block comes nearest to and, where that is another, the one of the schedule."""
+    gamma, nominal = block.get("gamma"), block.get("nominal_gamma")
+    if gamma is None:
+        return "free"
+    found = format_number(gamma, digits=3)
+    return found if nominal in (None, gamma) else f"{found} (schedule: {format_number(nominal, digits=3)})"
 
 
 def _format_updates(updates: object) -> str:

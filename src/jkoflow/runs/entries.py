@@ -94,7 +94,15 @@ _RUN: Mapping[str, tuple[Check, bool]] = MappingProxyType(
 """Each entry of `run.json` that is read again: what it is, and whether it may be null."""
 
 _NUMBERS = (
-    *("gamma", "transport", "potential_nats", "neg_log_det_nats", "transport_nats"),
+    *(
+        "gamma",
+        "nominal_gamma",
+        "gradient_ratio",
+        "transport",
+        "potential_nats",
+        "neg_log_det_nats",
+        "transport_nats",
+    ),
     *("held_out_nll_nats", "held_out_nll_se_nats", "held_out_nll_data_nats"),
     *("step_doubling_error", "cpu_seconds", "cpu_seconds_so_far"),
 )

@@ -18,6 +18,7 @@ from typing import Any
 from jkoflow.blocks import Block
 from jkoflow.blocks.family import Family, Start
 from jkoflow.blocks.judge import rows_not_inverted, value_after
+from jkoflow.first_order import effective_gamma
 from jkoflow.journal import Solution
 from jkoflow.laws import Law
 from jkoflow.recipe import DescentSettings
@@ -29,7 +30,6 @@ from jkoflow.steps.step import Step, StepSolver
 __all__ = [
     "ClosedFormSolver",
     "DispatchedSolver",
-    "IdentitySolver",
     "ProximalSolver",
     "RegressionSolver",
     "StartedSolver",
@@ -54,19 +54,6 @@ class DispatchedSolver:
 
 
 @dataclass(frozen=True)
-class IdentitySolver:
-    """Leaves the block the identity, which is dropped: for a step that a budget has no time for."""
-
-    family: Family
-    variant: str
-
-    def __call__(self, step: Step) -> Solution:
-        """The untrained block of `step`."""
-        block = _new(self.family, step, Start(self.variant))
-        return Solution.found(block, "warm_start")
-
-
-@dataclass(frozen=True)
 class ClosedFormSolver:
     """Takes the minimiser of the proximal objective over a family in which it has a closed form."""
 
@@ -87,16 +74,18 @@ class ProximalSolver:
         descent: Updates, batch and rate.
         divergence: How training sees the log-determinant; see `blocks.log_det.DIVERGENCES`.
         steps: Solver steps of the block, where there is a solver.
+        variant: See `Family.variants`; None for the family's plain block.
     """
 
     family: Family
     descent: DescentSettings
     divergence: str = "auto"
     steps: int = 2
+    variant: str | None = None
 
     def __call__(self, step: Step) -> Solution:
         """Find the block of `step` on the proximal objective alone."""
-        block = _new(self.family, step, Start(steps=self.steps))
+        block = _new(self.family, step, Start(self.variant, steps=self.steps))
         done = descend_on_objective(block, step, self.descent, self.divergence)
         block = block.mended(step.judge).checked(step.judge)
         return Solution.found(block, "proximal", updates={"proximal": done.updates}, retries=done.retries)
@@ -150,6 +139,17 @@ class StartedSolver:
 
     def __call__(self, step: Step) -> Solution:
         """Find the block of `step`; the finish is kept only where it lowers the validation value of G."""
+        found = self._found(step)
+        if found.block is None or self.path is not OU_PATH:
+            return found
+        # a path of the Ornstein-Uhlenbeck process is a proximal step of another size than names its end
+        rows, law = step.judge.rows, step.functional.law
+        return replace(
+            found, block=found.block.as_step_of(effective_gamma(found.block, rows, law, step.gamma))
+        )
+
+    def _found(self, step: Step) -> Solution:
+        """The block of `step`, by the size of its path."""
         start, judge = Start(self.variant), step.judge
         block, started = _regressed(self.family, step, start, self.start, self.path)
         if started.best_update == 0:  # nothing to learn at this scale: the block is still the identity

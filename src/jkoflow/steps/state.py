@@ -84,10 +84,12 @@ class State:
         nll: Validation NLL of the flow, nats, standardised units.
         number: Steps taken, the dropped ones included.
         moved: Step size and mean distance moved, standardised units, of each finite step in the flow.
-        ratio: E|x - T_n x|^2 / E|T_n x|^2 of the last step that was kept; infinite before the first.
+        gradient_ratio: Squared gradient that the last step that was kept leaves, over E|T_n x|^2, as
+            its movement and gain show it; infinite before the first.
         dropped: Steps in a row, up to the last, whose blocks were dropped.
         closing: The best closing known of this flow; None where none was looked for.
         judged: The flow that the validation rows may judge, where `flow` itself was fitted on them.
+        ended: Why the fit ends here, a clause without a full stop; empty while it goes on.
     """
 
     flow: Flow
@@ -98,10 +100,11 @@ class State:
     nll: float
     number: int = 0
     moved: tuple[tuple[float, float], ...] = ()
-    ratio: float = math.inf
+    gradient_ratio: float = math.inf
     dropped: int = 0
     closing: Closing | None = None
     judged: Flow | None = None
+    ended: str = ""
 
     @property
     def held_out_log_prob(self) -> Tensor:
@@ -132,8 +135,11 @@ def initial_state(functional: Functional, train: Particles, validation: Particle
     return State(Flow(law), functional, train, validation, log_det, nll)
 
 
-def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
+def taken_by(state: State, block: Block, gamma: float | None = None) -> tuple[State, dict[str, Any]]:
     """The state after `block`, and its validation loss terms, transport and NLL, as a record has them.
+
+    Terms and gradient are those of the proximal step that the block comes nearest to, `block.gamma`; the step
+    size that the schedule had, `gamma`, is told beside it, and is what a later schedule goes by.
 
     Training rows are pushed when they are asked for: a block that is only judged costs validation rows. The
     step-doubling error is that of the first `PUSH_ROWS` validation rows, which are in random order.
@@ -144,21 +150,25 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
     accumulated = state.log_det + log_det.to(torch.float64)
     nats = accumulated + state.flow.law.log_prob(image.double())
     gain = nats - state.held_out_log_prob
+    nominal = block.gamma if gamma is None else gamma
     objective = ProximalObjective(state.functional, block.gamma)
     terms = objective.terms_of(Pushed(before, image, log_det), state.functional.init(before))
     distance = before.mean((before.x - image).norm(dim=1))
     moved = before.world.mean(terms.moved)
-    ratio = moved / before.mean(image.double().square().sum(dim=1))
+    size = before.mean(image.double().square().sum(dim=1))
+    left = _squared_gradient_left(block, moved, before.mean(gain)) / size
     nll = -before.mean(nats)
     measured = {
         "gamma": None if block.free else block.gamma,
+        "nominal_gamma": None if block.free else nominal,
         **terms.to_dict(),
         "held_out_nll_nats": nll,
         "held_out_nll_se_nats": before.standard_error(nats),
         "gain_nats": before.mean(gain),
         "gain_se_nats": before.standard_error(gain),
         "transport": moved,
-        "transport_ratio": ratio,
+        "transport_ratio": moved / size,
+        "gradient_ratio": left,
         "mean_distance": distance,
         "step_doubling_error": block.step_doubling_error(some.x, some.context),
     }
@@ -169,12 +179,23 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
         validation=before.at(image),
         log_det=accumulated,
         nll=nll,
-        moved=state.moved if block.free else (*state.moved, (block.gamma, distance)),
-        ratio=ratio,
+        moved=state.moved if block.free else (*state.moved, (nominal, distance)),
+        gradient_ratio=left,
         dropped=0,
         closing=None,
     )
     return after, measured
+
+
+def _squared_gradient_left(block: Block, moved: float, gain: float) -> float:
+    """The squared norm of the Wasserstein gradient at p_n, were the step exact; a free step has gamma = 1.
+
+    An exact step leaves the gradient (T_n^{-1} - id)/gamma, and gains at least gamma times its square
+    (docs/theory.md, "When to stop"). The larger of the two is told, since a block that failed to learn moves
+    too little, and one that only turns moves and gains nothing.
+    """
+    gamma = 1.0 if block.free else block.gamma
+    return max(moved / gamma**2, gain / gamma)
 
 
 def take(
@@ -182,6 +203,7 @@ def take(
     solution: Solution,
     *,
     round_number: int,
+    gamma: float | None = None,
     keep: Keep | None = None,
     more: Callable[[State], Mapping[str, Any]] = lambda state: {},
 ) -> tuple[State, Taken]:
@@ -191,13 +213,14 @@ def take(
         state: Before the step.
         solution: What was found, now or on record.
         round_number: Number of the round.
+        gamma: Step size that the schedule had; None for the block's own.
         keep: Asked of the block with the states before and after it; None to keep it.
         more: What else is told of the step, by the state after it.
     """
     number = state.number + 1
     kept, measured = None, dict[str, Any]()
     if solution.block is not None:
-        after, measured = taken_by(state, solution.block.requires_grad_(False))
+        after, measured = taken_by(state, solution.block.requires_grad_(False), gamma)
         kept = after if keep is None else keep(state, after)
     dropped = replace(state, number=number, dropped=state.dropped + 1)
     final = dropped if kept is None else replace(kept, number=number)
