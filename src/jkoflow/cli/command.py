@@ -19,7 +19,7 @@ from jkoflow.cli.parser import build_parser
 from jkoflow.cli.signals import Ending, ended_by_signals
 from jkoflow.cli.status import ExitStatus
 from jkoflow.cli.terminal import flush, tell
-from jkoflow.errors import JKOFlowError
+from jkoflow.errors import InputError, JKOFlowError, NumericalError, RunFolderError
 from jkoflow.storage.files import write_error
 
 __all__ = ["main"]
@@ -72,5 +72,7 @@ def _run(given: Sequence[str]) -> int:
 def _tell(error: BaseException, line: str, status: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    tell(f"jkoflow: {' '.join(line.split())}")
+    # what all processes have is told by the first; another's own fault by itself
+    is_common = isinstance(error, KeyboardInterrupt | InputError | NumericalError | RunFolderError)
+    tell(f"jkoflow: {' '.join(line.split())}", always=not is_common)
     return status

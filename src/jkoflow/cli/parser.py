@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from jkoflow.cli import usage
+from jkoflow.cli.processes import require_one_process
 from jkoflow.errors import InputError
 
 __all__ = ["build_parser"]
@@ -74,6 +75,9 @@ _VERBS = {
     "demo": usage.demo,
 }
 
+_SHARED_VERBS = ("fit", "sample", "score")
+"""Those that several processes may run together."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command `jkoflow`.
@@ -115,6 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb: what it returns is the exit status, 0 where it returns nothing."""
+    if name not in _SHARED_VERBS:
+        require_one_process(name)
     verb = import_module(f"jkoflow.cli.{name}")
     from jkoflow.global_state import default_state  # not at the top: --help need not wait for torch
 

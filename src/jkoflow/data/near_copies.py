@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jkoflow.data.distinct import group_rows
+from jkoflow.data.shared_rows import Rows
 
 __all__ = ["Groups", "NearCopyRules", "group_copies", "near_copies_of"]
 
@@ -81,7 +82,7 @@ class _Copied(NamedTuple):
     radius: float
 
 
-def group_copies(values: Reals, *, rules: NearCopyRules | None = None) -> Groups:
+def group_copies(values: Rows, *, rules: NearCopyRules | None = None) -> Groups:
     """The groups of exact and near copies; those of exact copies alone in a table without near ones.
 
     Deterministic. Where there are near copies, so many times that chance does not explain it, the rows within
@@ -162,7 +163,7 @@ class _Levels(NamedTuple):
     levels: tuple[Reals, ...]
 
     @classmethod
-    def of(cls, values: Reals, rules: NearCopyRules) -> _Levels:
+    def of(cls, values: Rows, rules: NearCopyRules) -> _Levels:
         some = values[_spaced(len(values), rules.knot_rows)]
         share = (np.arange(rules.knots) + 0.5) / rules.knots
         knots, levels = [], []
@@ -191,7 +192,7 @@ class _Levels(NamedTuple):
 class _Rows(NamedTuple):
     """Levelled rows of a table, a few at a time."""
 
-    values: Reals
+    values: Rows
     places: Numbers
     level: _Levels
 

@@ -48,7 +48,7 @@ class Journal:
         write: Where a new decision is written before it takes effect.
         observe: Told of every step, new or replayed; it stores the new ones.
         world: The processes of the fit; the first of them decides and writes.
-        clock: CPU-seconds of this process.
+        clock: CPU-seconds of this process; those of the first one count.
 
     Raises:
         InputError: A budget that is not above 0.
@@ -88,7 +88,7 @@ class Journal:
 
         Arguments:
             what: Name of the decision.
-            compute: Its value, something JSON can hold; with several processes the first one's counts.
+            compute: Its value, something JSON can hold.
             kinds: What the value is one of; one on record that is none is refused.
             where: Block, round and the like, which make the decision unique.
 
@@ -154,7 +154,7 @@ class Journal:
                 return False
             what, where = f"stop {phase} after updates", {"block": block, "round": round_number}
             is_decided = _key({"what": what, **where}) in self._decided
-            if not is_decided and not self.world.broadcast(self.remaining() <= 0):
+            if not is_decided and self.remaining() > 0:
                 return False
             # on record, a fit that resumes on a slower clock still goes as far as the first one did
             return updates >= int(self.decide(what, lambda: updates, kinds=(int,), **where))
@@ -174,7 +174,7 @@ class Journal:
             return work(), 0.0
         before = self._clock()
         result = work()
-        return result, self._clock() - before
+        return result, float(self.world.broadcast(self._clock() - before))
 
     def afford(
         self, what: str, most: int, cost: Callable[[int], float], *, share: float = 1.0, **where: int
@@ -215,15 +215,15 @@ class Journal:
         if not self.limited:
             return lambda: False
         end = self.used() + share * self.remaining()
-        return lambda: bool(self.world.broadcast(self.used() > end))
+        return lambda: self.used() > end
 
     def leaves(self, share: float, *, beside: float) -> bool:
         """Whether more CPU-seconds are left than `share` of the budget and `beside`; True if no limit."""
         return self.budget is None or self.remaining() > share * self.budget + beside
 
     def used(self) -> float:
-        """CPU-seconds used so far, those of the interrupted fit included."""
-        return self._clock() - self._start
+        """CPU-seconds of the first process so far, those of the interrupted fit included."""
+        return float(self.world.broadcast(self._clock() - self._start))
 
     def remaining(self) -> float:
         """CPU-seconds left; infinite without a budget."""

@@ -45,7 +45,7 @@ def descend_on_objective(block: Block, step: Step, settings: DescentSettings, di
 
     def evaluate() -> float:
         pushed = Pushed(judged, *push_block_with_log_det(block, judged))
-        return judged.world.mean(objective.terms_of(pushed, learned).total)
+        return float(objective.terms_of(pushed, learned).total.detach())
 
     return descend(
         block,
@@ -54,5 +54,4 @@ def descend_on_objective(block: Block, step: Step, settings: DescentSettings, di
         settings=settings,
         block=step.number,
         stop=lambda updates: step.stop("proximal", updates),
-        world=step.train.world,
     )

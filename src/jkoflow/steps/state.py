@@ -147,7 +147,7 @@ def taken_by(state: State, block: Block) -> tuple[State, dict[str, Any]]:
     objective = ProximalObjective(state.functional, block.gamma)
     terms = objective.terms_of(Pushed(before, image, log_det), state.functional.init(before))
     distance = before.mean((before.x - image).norm(dim=1))
-    moved = before.world.mean(terms.moved)
+    moved = float(terms.moved)
     ratio = moved / before.mean(image.double().square().sum(dim=1))
     nll = -before.mean(nats)
     measured = {
