@@ -11,6 +11,7 @@ import pytest
 from jkoflow.blocks import AffineBlock
 from jkoflow.errors import InputError, RunFolderError
 from jkoflow.journal import Journal, Solution, Taken
+from oracles.worlds import ThreadWorld, run_together
 
 
 def forbidden_clock() -> float:
@@ -230,3 +231,18 @@ def test_how_many_pieces_of_work_fit() -> None:
 def test_what_is_left_beside_a_share_of_the_whole(spent: float, expected: bool) -> None:
     assert Journal(budget=10, spent=spent, clock=Clock()).leaves(0.1, beside=2.0) is expected
     assert Journal(clock=forbidden_clock).leaves(0.1, beside=2.0)
+
+
+def test_the_clock_of_the_first_process_is_that_of_all_and_a_decision_is_written_once() -> None:
+    log: list[dict[str, object]] = []
+
+    def decided(world: ThreadWorld) -> tuple[object, ...]:
+        clock = Clock()
+        journal = Journal(budget=10, write=log.append, world=world, clock=clock)
+        clock.now += 1 + world.rank
+        _, seconds = journal.timed(lambda: setattr(clock, "now", clock.now + 2 + world.rank))
+        decision = journal.decide("updates", lambda: 70 + world.rank, block=1)
+        return journal.used(), seconds, journal.deadline(0.5)(), journal.stop_at(1)("phase", 5), decision
+
+    assert run_together(2, decided) == [(3.0, 2.0, False, False, 70)] * 2
+    assert [entry["value"] for entry in log] == [70]

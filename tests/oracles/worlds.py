@@ -1,7 +1,8 @@
-"""Several processes as threads of one: the same code, each with its own rows, meets at every verb."""
+"""Several processes as threads of one: the same program in each, which meet at every verb."""
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from jkoflow.errors import JKOFlowError
 from jkoflow.world import World
 
 __all__ = ["run_together"]
@@ -36,24 +38,27 @@ class ThreadWorld(World):
         self._barrier.wait(timeout=30)
         return values
 
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
+    def broadcast(self, value: Any) -> Any:
+        return self._meet(value)[0]
 
-    def sum(self, values: Tensor) -> Tensor:
-        return torch.stack(self._meet(values)).sum(dim=0)
-
-    def largest(self, value: float) -> float:
-        return max(self._meet(value))
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        return self._meet(data)[0]
 
     def gather(self, rows: Tensor) -> Tensor:
         return torch.cat(self._meet(rows))
 
-    def broadcast(self, value: Any) -> Any:
-        return self._meet(value)[0]
+    def merge(self, parts: Tensor) -> Tensor:
+        whole = {4: torch.int32, 8: torch.int64}[parts.element_size()]
+        found = [part.view(whole) for part in self._meet(parts)]
+        assert sum((part != 0).int() for part in found).le(1).all()
+        return functools.reduce(torch.add, found).view(parts.dtype)
 
-    def share(self, count: int) -> int:
-        return count // self.size + (self.rank < count % self.size)
+    def largest(self, value: float) -> float:
+        return max(self._meet(value))
+
+    def agree(self, error: JKOFlowError | None) -> None:
+        for found in filter(None, self._meet(error)):
+            raise found
 
 
 def run_together(size: int, work: Callable[[ThreadWorld], R]) -> list[R]:

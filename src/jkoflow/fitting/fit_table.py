@@ -87,18 +87,15 @@ def fit_table(
         weight: How much each row counts, above 0, shape `(n,)`, as `counted_rows` has it; None where all
             count the same.
         weight_column: The column that the weights are from, for the record.
-        run: An open run folder to keep the fit in, new or to be resumed; None for memory only, and in all
-            processes but the first.
+        run: An open run folder to keep the fit in, new or to be resumed; None for memory only.
         progress: Called with a record of kind `start` before the first step, then with each step's.
         recipe: The tuned numbers; those of the defaults where None.
-        world: The processes of the fit, all of which call this with the same arguments but `run` and
-            `progress`.
+        world: The processes of the fit, the first of which has the run folder.
 
     Raises:
         InputError: The table, the context, the weights or an option is refused.
         NumericalError: A block could not be trained, or the density that was found is none.
-        RunFolderError: The run folder cannot be written.
-        ProcessError: Another process of the fit is gone.
+        RunFolderError, ProcessError: The run folder cannot be written; another process is gone.
     """
     check_options(settings)
     known = world.broadcast(None if run is None or run.is_new else run.description)
