@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from jkoflow.errors import InputError
-from jkoflow.world import ALONE, World
+
+if TYPE_CHECKING:
+    from jkoflow.world import World
 
 __all__ = ["process_number", "processes", "require_one_process"]
 
@@ -29,10 +32,13 @@ def processes() -> Iterator[World]:
     Raises:
         ProcessError: `torchrun` has started some that do not find each other.
     """
+    # not at the top: help need not wait for torch, and one process not for what several need
     if _count() == 1:
+        from jkoflow.world import ALONE
+
         yield ALONE
         return
-    from jkoflow.world.distributed import processes_of_torchrun  # a second to load
+    from jkoflow.world.distributed import processes_of_torchrun
 
     with processes_of_torchrun() as world:
         yield world
