@@ -106,6 +106,21 @@ def test_weights_contexts_and_few_rows_change_nothing_in_that(more: dict[str, An
     check_same(2, {"max_blocks": 2}, **more)
 
 
+@pytest.mark.slow
+def test_under_a_budget_the_first_ones_clock_is_that_of_all() -> None:
+    values = rows()
+
+    def fit(world: World) -> dict[str, torch.Tensor]:
+        settings = Settings(max_blocks=3, budget=4.0)
+        table = divided(values, world)
+        fitted = fit_table(table, settings=settings, recipe=quick_recipe(updates=200), world=world)
+        return dict(fitted.model.flow.state_dict())
+
+    one, other = run_together(2, fit)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_processes_that_find_other_blocks_are_told_of() -> None:
     def record(world: ThreadWorld) -> str:
         block = AffineBlock(dim=1, offset=torch.tensor([float(world.rank)]))

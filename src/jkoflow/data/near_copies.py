@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from jkoflow.data.distinct import group_rows
-from jkoflow.data.shared_rows import Rows
+from jkoflow.data.shared_rows import Rows, SharedRows
 
 __all__ = ["Groups", "NearCopyRules", "group_copies", "near_copies_of"]
 
@@ -231,6 +232,11 @@ def _copied(queries: Reals, rows: _Rows | _Levelled, rules: NearCopyRules, *, it
 
 def _nearest(queries: Reals, rows: _Rows | _Levelled, count: int) -> Reals:
     """The smallest distances of each query to the rows, in order, shape `(q, at most count)`."""
+    if isinstance(rows, _Rows) and isinstance(rows.values, SharedRows):
+        shared = rows.values
+        own = _nearest(queries, _Rows(shared.own, shared.local(rows.places), rows.level), count)
+        found = shared.world.gather(torch.from_numpy(np.ascontiguousarray(own.T))).numpy().T
+        return np.asarray(np.sort(found, axis=1)[:, :count])
     from scipy.spatial.distance import cdist
 
     best = np.empty((len(queries), 0))

@@ -66,7 +66,11 @@ def _of_parquet(path: Path, part_of: Callable[[int], slice]) -> tuple[RawTable, 
                 first = max(part.start - start, 0)
                 batches.append(batch.slice(first, min(part.stop, end) - start - first))
             start = end
-        content = pyarrow.Table.from_batches(batches, schema=file.schema_arrow).to_pandas()
+        rows = pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
+    del batches  # so that a column's memory is free again as soon as it has been converted
+    content = rows.to_pandas(split_blocks=True, self_destruct=True)
+    del rows
+    pyarrow.default_memory_pool().release_unused()
     return RawTable(content, names_columns=True), part, n_rows
 
 

@@ -67,7 +67,11 @@ class SharedRows:
 
     def keep(self, rows: npt.NDArray[np.int64]) -> SharedRows:
         """The rows of these numbers, which grow; each stays where it is."""
-        return SharedRows(self.own[rows[self._are_own(rows)] - self._first], self.world)
+        return SharedRows(self.own[self.local(rows)], self.world)
+
+    def local(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where in `own` those of the rows of these numbers are that this process has."""
+        return rows[self._are_own(rows)] - self._first
 
     def _extreme(self, of: np.ufunc) -> Reals:
         """Least or largest numbers of the own rows, shape `(1, d)`; none where there are no rows."""
