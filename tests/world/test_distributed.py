@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import socket
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,41 +12,7 @@ import torch
 
 from jkoflow.errors import InputError, ProcessError, RunFolderError
 from jkoflow.world import World
-from jkoflow.world.distributed import processes_of_torchrun
-
-SECONDS = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def run_processes(
-    work: Callable[[World], object], *, size: int = 2, timeout_seconds: float = SECONDS
-) -> list[int]:
-    """How each of `size` forks ended that did `work` in one world: 0 where it raised nothing."""
-    port = free_port()
-
-    def run(rank: int) -> None:
-        place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_PORT": port}
-        os.environ.update({"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in place.items()})
-        with processes_of_torchrun(timeout_seconds=timeout_seconds) as world:
-            work(world)
-
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks with threads
-        for process in processes:
-            process.start()
-    for process in processes:
-        process.join(SECONDS)
-    ended = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    return [-1 if status is None else status for status in ended]
+from oracles.worlds import run_forks
 
 
 def test_the_verbs_of_two_processes() -> None:
@@ -80,7 +42,7 @@ def test_the_verbs_of_two_processes() -> None:
         )
         assert divided.tolist() == [0, 1, 1, 2, 2, 2]
 
-    assert run_processes(work) == [0, 0]
+    assert run_forks(2, work)[0] == [0, 0]
 
 
 def test_an_error_of_one_process_is_raised_in_both() -> None:
@@ -91,7 +53,7 @@ def test_an_error_of_one_process_is_raised_in_both() -> None:
         with pytest.raises(InputError, match=r"^second\nline$"):
             world.agree(None if world.is_first else InputError("second\nline"))
 
-    assert run_processes(work) == [0, 0]
+    assert run_forks(2, work)[0] == [0, 0]
 
 
 @pytest.mark.parametrize("gone", [0, 1])
@@ -106,7 +68,7 @@ def test_a_process_that_is_killed_ends_the_other(gone: int) -> None:
 
     expected = [7, 7]
     expected[gone] = -signal.SIGKILL
-    assert run_processes(work) == expected
+    assert run_forks(2, work)[0] == expected
 
 
 def test_a_process_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path) -> None:
@@ -120,4 +82,4 @@ def test_a_process_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Pat
         (tmp_path / "told").touch()
         os._exit(7)
 
-    assert run_processes(work, timeout_seconds=1.0) == [7, 0]
+    assert run_forks(2, work, timeout_seconds=1.0)[0] == [7, 0]
