@@ -94,11 +94,11 @@ def run_together(size: int, work: Callable[[ThreadWorld], R]) -> list[R]:
 def run_forks(
     size: int, work: Callable[[World], R], *, timeout_seconds: float = 60.0
 ) -> tuple[list[int], list[R | None]]:
-    """How each of `size` forks ended that did `work` in one world, 0 where it raised nothing; and its results.
+    """How each of `size` forks ended that did `work` in one world, 0 where nothing was raised; their results.
 
     Arguments:
         size: How many.
-        work: What each does with its world; its result is sent as a pickle.
+        work: What each does with its world; its result, in which there is no tensor, is sent as a pickle.
         timeout_seconds: How long they wait for each other.
     """
     with socket.socket() as free:

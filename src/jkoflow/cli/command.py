@@ -1,7 +1,7 @@
 """Runs one verb and turns what goes wrong into one line on stderr and an exit status.
 
     0 done      1 a claim fails, under --strict      2 usage or input      3 numerical
-    4 run folder or disk      130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP
+    4 run folder or disk, or another process is gone      130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP
     70 a fault of jkoflow itself (EX_SOFTWARE of BSD's sysexits.h)
 
 Source: ours; `jkoflow --help`.

@@ -53,7 +53,8 @@ units:
 exit status:
   0 done      1 under certify --strict: a claim fails, or nothing is known
   2 wrong usage or input      3 numerical failure
-  4 a run folder or file that is missing, damaged, locked or already there; a full disk
+  4 a run folder or file that is missing, damaged, locked or already there; a full disk; under torchrun,
+    another process that is gone
   130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP; a fit goes on with --resume
   An error is one line on stderr; --debug adds the traceback.
 """
