@@ -158,8 +158,10 @@ def test_a_killed_process_ends_the_other_with_a_line_and_any_number_resumes(fold
     run = f"killed{rank}"
     arguments = fit(folder, run)
     _, err = end(folder, 2, arguments, ending=f"{rank},2,{int(signal.SIGKILL)},0", ok=False)
+    # torchrun ends the other one as soon as it has seen it, which may be before that one has
+    gone = f"process {1 - rank} of 2: another process of this run has ended"
     (line,) = lines_of(err)
-    assert f"process {1 - rank} of 2: another process of this run has ended" in line
+    assert gone in line or "SIGTERM: interrupted after 2 block(s)" in line
     assert str(Path(jkoflow.__file__).parent) not in err, "a traceback"
     count = 1 + rank
     end(folder, count, [*arguments, "--resume"])
