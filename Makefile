@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types clean
+.PHONY: help install demo test test-processes test-all lint types clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## create .venv and install jkoflow with its development tools
 
@@ -32,6 +32,9 @@ demo: $(INSTALLED) ## fit scikit-learn's digits and leave the model, samples and
 
 test: lint types ## lint, types and the quick tests (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest -n auto
+
+test-processes: $(INSTALLED) ## fits by two and three processes of torchrun against fits by one
+	$(BIN)/python -m pytest -m processes
 
 test-all: lint types ## the same with the slow tests
 	$(BIN)/python -m pytest -n auto -m ""

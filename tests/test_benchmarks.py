@@ -190,6 +190,22 @@ def test_large_table_is_fitted_under_its_limit_and_judged(
     assert "nll_nats" not in refused
 
 
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_processes_end_with_the_same_model_and_rounding_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes, results = load(FOLDER / "processes.py", monkeypatch), tmp_path / "processes.jsonl"
+    size = ["--rows", "600", "--columns", "3", "--rounding-rows", "60", "--processes", "1", "2"]
+    processes.main([*size, "--results", str(results)])
+    one, two, exact, changed = (json.loads(line) for line in results.read_text().splitlines())
+    assert one["model_sha256"] == two["model_sha256"]
+    assert min(one["peak_anonymous_mb"], two["peak_anonymous_mb"]) > 50
+    assert (exact["changed_by"], changed["changed_by"]) == (0.0, 5e-8)
+    assert len(exact["updates"]) == len(exact["kept"])
+
+
 def test_large_table_records_how_a_process_ended_that_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     large_table = load(FOLDER / "large_table.py", monkeypatch)
     row = large_table.row_of_child([sys.executable, "-c", "raise SystemExit(3)"])

@@ -3,8 +3,9 @@
 JKOFlowError
 ├── InputError        wrong usage or input                      exit status 2
 ├── NumericalError    a block diverged or cannot be inverted    exit status 3
-└── RunFolderError    a run folder or model file is missing,
-                      damaged, locked, or already there         exit status 4
+├── RunFolderError    a run folder or model file is missing,
+│                     damaged, locked, or already there         exit status 4
+└── ProcessError      another process of the same fit is gone   exit status 4
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import reprlib
 from typing import ClassVar
 
-__all__ = ["InputError", "JKOFlowError", "NumericalError", "RunFolderError", "brief"]
+__all__ = ["InputError", "JKOFlowError", "NumericalError", "ProcessError", "RunFolderError", "brief"]
 
 
 class JKOFlowError(Exception):
@@ -60,6 +61,12 @@ class NumericalError(JKOFlowError, ArithmeticError):
 
 class RunFolderError(JKOFlowError, OSError):
     """A run folder or model file that cannot be used as asked; what is on the disk stays as it was."""
+
+    exit_status = 4
+
+
+class ProcessError(JKOFlowError):
+    """Another process of the same fit is gone, or does not answer; what is on the disk is whole."""
 
     exit_status = 4
 

@@ -214,7 +214,7 @@ class JKOFlow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         latent = read_table(np.asarray(X))
         if latent.dim != self.n_features_in_:
             raise InputError(f"latent rows: expected {self.n_features_in_} columns, got {latent.dim}")
-        rows = self.model_.inverse_transform(latent.values, _table_of(context))
+        rows = self.model_.inverse_transform(latent.array, _table_of(context))
         return self.model_.schema.to_user(rows)
 
     @default_state()

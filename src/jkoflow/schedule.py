@@ -141,8 +141,7 @@ def finest_scale(particles: Particles, generator: torch.Generator, *, rows: int 
 
     It is the smaller of the least standard deviation in any direction and the median distance to the nearest
     neighbour over sqrt(2 d), the spread per coordinate of a law whose samples lie that close. Of more than
-    `rows` particles, `rows` drawn by `generator` are compared with the first `rows`. With several processes
-    it is the scale of the first one's particles.
+    `rows` particles, `rows` drawn by `generator` are compared with the first `rows`.
     """
     part = particles
     if len(particles) > rows:
@@ -156,7 +155,7 @@ def finest_scale(particles: Particles, generator: torch.Generator, *, rows: int 
     )
     positive = torch.where(distances > 0, distances, torch.full_like(distances, math.inf))
     nearest = float(positive.min(dim=1).values.median()) / math.sqrt(2 * x.shape[1])
-    return float(particles.world.broadcast(min(least, nearest)))
+    return min(least, nearest)
 
 
 def geometric(

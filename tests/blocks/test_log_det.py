@@ -8,10 +8,18 @@ import pytest
 import torch
 
 from jkoflow.blocks import NeuralODEBlock
-from jkoflow.blocks.log_det import DIVERGENCES, penalised_log_det, push_with_log_det_by
+from jkoflow.blocks.log_det import (
+    DIVERGENCES,
+    penalised_log_det,
+    push_block_with_log_det,
+    push_with_log_det_by,
+)
 from jkoflow.errors import InputError
 from jkoflow.particles import Particles
-from oracles.blocks import generator, make_velocity, points
+from jkoflow.storage.chunks import TANGENT_ROWS
+from jkoflow.world import ALONE, World
+from oracles.blocks import generator, make_block, make_velocity, points
+from oracles.worlds import run_together
 
 GAMMA = 0.4
 
@@ -54,3 +62,16 @@ def test_penalised_log_det_goes_on_as_the_tangent_below_a_small_determinant() ->
     off_zero = [0, 1, 3, 4]  # the logarithm has no derivative where the matrix is singular
     slope = torch.autograd.grad(values[off_zero].sum(), ratio)[0][off_zero]
     torch.testing.assert_close(slope, torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, TANGENT_ROWS // 3, TANGENT_ROWS])
+def test_processes_that_divide_the_chunks_find_the_same_log_det(n_rows: int) -> None:
+    block, x = make_block("neural_ode", torch.float32, 2), points(n_rows, 2, torch.float32)
+
+    def pushed(world: World) -> tuple[torch.Tensor, torch.Tensor]:
+        return push_block_with_log_det(block, Particles(x, world=world))
+
+    image, log_det = pushed(ALONE)
+    for found in run_together(2, pushed):
+        assert torch.equal(found[0], image)
+        assert torch.equal(found[1], log_det)

@@ -376,3 +376,22 @@ def test_failure_has_its_exit_status(
     assert not (tmp_path / "run").exists()
     assert main([*fit_arguments(tmp_path), "--debug"]) == status
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["certify", "report", "demo"])
+def test_verbs_that_are_not_for_several_processes(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    given = [] if verb == "demo" else [str(tmp_path / "run")]
+    check_refused(capsys, [verb, *given], 2, f"{verb}: expected one process, got 2")
+
+
+def test_of_several_processes_the_first_tells_what_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert main(["certify", "run"]) == 2
+    assert capsys.readouterr() == ("", "")

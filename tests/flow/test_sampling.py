@@ -12,7 +12,9 @@ from jkoflow.flow import Flow
 from jkoflow.flow.sampling import sample
 from jkoflow.laws import Gaussian, StandardNormal
 from jkoflow.runtime import base_noise
+from jkoflow.world import ALONE, World
 from oracles.blocks import DTYPES, coarse_block, make_block, make_velocity, points
+from oracles.worlds import run_together
 
 
 def make_flow(dtype: torch.dtype = torch.float64) -> Flow:
@@ -145,3 +147,16 @@ def test_no_rows_is_refused(n: int) -> None:
 def test_context_of_other_length_is_refused(n: int) -> None:
     with pytest.raises(InputError, match=f"context: expected 5 rows, one for each sample, got {n}"):
         sample(make_flow(), 5, seed=0, like=like(), context=torch.zeros(n, 1))
+
+
+@pytest.mark.parametrize("blocks", [("neural_ode",), ("neural_ode", "mixture"), ()])
+@pytest.mark.parametrize("n_rows", [1, 1024, 2500])
+def test_any_number_of_processes_draws_the_same_rows(blocks: tuple[str, ...], n_rows: int) -> None:
+    flow = Flow(StandardNormal(2), [make_block(name, torch.float32, 2) for name in blocks])
+
+    def drawn(world: World) -> torch.Tensor:
+        found = sample(flow, n_rows, seed=4, like=like(torch.float32), world=world)
+        return torch.cat([found.x, found.error[:, None]], dim=1)
+
+    alone = drawn(ALONE)
+    assert all(torch.equal(found, alone) for size in (2, 4) for found in run_together(size, drawn))

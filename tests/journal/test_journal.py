@@ -11,6 +11,7 @@ import pytest
 from jkoflow.blocks import AffineBlock
 from jkoflow.errors import InputError, RunFolderError
 from jkoflow.journal import Journal, Solution, Taken
+from oracles.worlds import ThreadWorld, run_together
 
 
 def forbidden_clock() -> float:
@@ -275,3 +276,18 @@ def test_a_descent_ends_while_there_is_time_for_what_followed_the_one_before() -
     assert not stop("proximal", 3)
     clock[0] = 90.0
     assert stop("proximal", 4)
+
+
+def test_the_clock_of_the_first_process_is_that_of_all_and_a_decision_is_written_once() -> None:
+    log: list[dict[str, object]] = []
+
+    def decided(world: ThreadWorld) -> tuple[object, ...]:
+        clock = Clock()
+        journal = Journal(budget=10, write=log.append, world=world, clock=clock)
+        clock.now += 1 + world.rank
+        _, seconds = journal.timed(lambda: setattr(clock, "now", clock.now + 2 + world.rank))
+        decision = journal.decide("updates", lambda: 70 + world.rank, block=1)
+        return journal.used(), seconds, journal.deadline(0.5)(), journal.stop_at(1)("phase", 5), decision
+
+    assert run_together(2, decided) == [(3.0, 2.0, False, False, 70)] * 2
+    assert [entry["value"] for entry in log] == [70]

@@ -15,11 +15,15 @@ from scipy.stats import multivariate_normal
 from jkoflow.blocks import AffineBlock
 from jkoflow.config import Settings
 from jkoflow.data import Schema, read_table
+from jkoflow.data.shared_rows import SharedRows
 from jkoflow.errors import InputError, RunFolderError
 from jkoflow.flow import Flow
 from jkoflow.laws import StandardNormal
 from jkoflow.model import Model, load_model, save_model
-from oracles.blocks import coarse_block
+from jkoflow.storage.chunks import PUSH_ROWS
+from jkoflow.world import ALONE, World
+from oracles.blocks import coarse_block, make_block
+from oracles.worlds import run_together
 
 MEAN, COVARIANCE = np.array([1.0, -2.0]), np.array([[4.0, 1.0], [1.0, 0.5]])
 
@@ -194,3 +198,24 @@ def test_config_that_does_not_fit_its_model_is_refused(
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     assert word in refusal_of(tmp_path / "model")
+
+
+@pytest.mark.parametrize("far", [(), (0,), (5, 20_000, 39_999)], ids=["none far", "one far", "some far"])
+def test_any_number_of_processes_finds_the_same_scores(far: tuple[int, ...]) -> None:
+    schema = Schema.fit(read_table(table(200)))
+    flow = Flow(StandardNormal(2), [make_block("neural_ode", torch.float32, 2)])
+    model = Model(schema, flow, Settings())
+    values = table(40_000, seed=3)
+    values[list(far)] = 1e30
+
+    def scores(world: World) -> np.ndarray:
+        rows = read_table(values)
+        if world.size > 1:
+            part = SharedRows(values[world.part(len(values), unit=PUSH_ROWS)], world)
+            rows = replace(rows, values=part)
+        return model.log_prob(rows, world=world)
+
+    alone = scores(ALONE)
+    assert int(np.isneginf(alone).sum()) == len(far)
+    for size in (2, 3):
+        assert all(np.array_equal(found, alone) for found in run_together(size, scores))

@@ -101,13 +101,13 @@ class Judge:
     def before(self) -> float:
         """The mean of G at the rows as they are, nats."""
         rows = self.rows
-        return rows.world.mean(rows.average(self.value(rows, rows.x, rows.x.new_zeros(len(rows)))))
+        return float(rows.average(self.value(rows, rows.x, rows.x.new_zeros(len(rows)))).detach())
 
 
 def value_after(block: Block, judge: Judge) -> float:
     """The mean of G at the rows after the block, nats; for KL the validation NLL up to a constant."""
     image, log_det = push_block_with_log_det(block, judge.rows)
-    return judge.rows.world.mean(judge.rows.average(judge.value(judge.rows, image, log_det)))
+    return float(judge.rows.average(judge.value(judge.rows, image, log_det)).detach())
 
 
 @torch.no_grad()
@@ -131,8 +131,7 @@ def rows_not_inverted(block: Block, judge: Judge) -> int:
     inverse = block.invert(ends.x, ends.context)
     missed = int((inverse.error > check.tolerances * default_tolerance(image.dtype)).sum())
     starts = Particles(inverse.x, ends.context)
-    missed += rows_folded(block, part, check) + rows_folded(block, starts, check)
-    return int(judge.rows.world.sum(torch.tensor(missed)))
+    return missed + rows_folded(block, part, check) + rows_folded(block, starts, check)
 
 
 def rows_folded(block: Block, rows: Particles, check: InverseCheck) -> int:

@@ -46,14 +46,19 @@ def push_block_with_log_det(
 ) -> tuple[Tensor, Tensor]:
     """One block's image and log-determinant of many rows, in chunks that bound the memory of the tangents.
 
+    Where several processes have these rows, each pushes some of the chunks.
+
     Arguments:
         block: The block.
         particles: The rows.
-        push: How a chunk is pushed; see `push_with_log_det_by` for other ways than the exact one.
+        push: How a chunk is pushed; see `push_with_log_det_by` for other ways than the exact one. One that
+            draws random numbers is not for several processes.
     """
     size = max(1, TANGENT_ROWS // (1 + block.dim))
     if not len(particles):
         return particles.x, particles.x.new_zeros(0)
+    if particles.world.size > 1 and len(particles) > size:
+        return _divided(block, list(particles.chunks(size)), push)
     image, log_dets, start = empty_rows(len(particles), particles.dim, particles.x), [], 0
     with torch.no_grad():
         for part in particles.chunks(size):
@@ -61,6 +66,16 @@ def push_block_with_log_det(
             log_dets.append(log_det)
             start += len(part)
     return image, torch.cat(log_dets)
+
+
+@torch.no_grad()
+def _divided(block: Block, parts: list[Particles], push: PushWithLogDet) -> tuple[Tensor, Tensor]:
+    """Image and log-determinant of chunks of rows, each pushed by one process."""
+    world = parts[0].world
+    found = [push(block, parts[number]) for number in world.pieces(len(parts))]
+    like, nats = push(block, parts[0].rows(slice(1)))
+    images = torch.cat([like[:0], *(image for image, _ in found)])
+    return world.gather(images), world.gather(torch.cat([nats[:0], *(log_det for _, log_det in found)]))
 
 
 def push_with_log_det_by(

@@ -74,7 +74,7 @@ def _parts(fitted: FittedTable, progress: Callable[[int, int], None]) -> Iterato
 
 def _fifths(table: Table, seed: int) -> list[npt.NDArray[np.int64]]:
     """Row numbers in five parts; copies, and near copies, are of one part."""
-    copies = group_copies(table.values)
+    copies = group_copies(table.array)
     order = torch.randperm(copies.n_groups, generator=seed_stream(seed, "cross-validation"))
     rank = order.numpy()[copies.group] % _FOLDS
     return [np.flatnonzero(rank == part) for part in range(_FOLDS)]

@@ -129,7 +129,7 @@ def _values(table: Table, context: Table | None) -> Reals:
 
 
 def _given(table: Table, context: Table) -> Reals:
-    return np.broadcast_to(context.values, (len(table), context.dim))
+    return np.broadcast_to(context.array, (len(table), context.dim))
 
 
 def _hashes(table: Table, context: Table | None) -> Hashes:

@@ -1,7 +1,7 @@
 """Runs one verb and turns what goes wrong into one line on stderr and an exit status.
 
     0 done      1 a claim fails, under --strict      2 usage or input      3 numerical
-    4 run folder or disk      130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP
+    4 run folder or disk, or another process is gone      130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP
     70 a fault of jkoflow itself (EX_SOFTWARE of BSD's sysexits.h)
 
 Source: ours; `jkoflow --help`.
@@ -16,10 +16,11 @@ import warnings
 from collections.abc import Sequence
 
 from jkoflow.cli.parser import build_parser
+from jkoflow.cli.processes import process_number
 from jkoflow.cli.signals import Ending, ended_by_signals
 from jkoflow.cli.status import ExitStatus
 from jkoflow.cli.terminal import flush, tell
-from jkoflow.errors import JKOFlowError
+from jkoflow.errors import InputError, JKOFlowError, NumericalError, RunFolderError
 from jkoflow.storage.files import write_error
 
 __all__ = ["main"]
@@ -43,9 +44,12 @@ def _main(given: Sequence[str], ending: Ending) -> int:
             return _run(given)
     except KeyboardInterrupt as interruption:
         left = str(interruption) or "interrupted; every file is whole, or as it was"
-        return _tell(interruption, f"{ending.prefix}{left}", ending.status, debug=debug)
+        by_whom = f"process {process_number()}: " if process_number() else ""
+        line = f"{by_whom}{ending.prefix}{left}"
+        return _tell(interruption, line, ending.status, debug=debug, is_common=ending.by is None)
     except JKOFlowError as error:
-        return _tell(error, str(error), error.exit_status, debug=debug)
+        is_common = isinstance(error, InputError | NumericalError | RunFolderError)
+        return _tell(error, str(error), error.exit_status, debug=debug, is_common=is_common)
     except OSError as error:
         refused = write_error(error.filename or os.curdir, error)
         return _tell(error, str(refused), refused.exit_status, debug=debug)
@@ -69,8 +73,9 @@ def _run(given: Sequence[str]) -> int:
     return int(options.run_verb(options))
 
 
-def _tell(error: BaseException, line: str, status: int, *, debug: bool) -> int:
+def _tell(error: BaseException, line: str, status: int, *, debug: bool, is_common: bool = False) -> int:
+    """Tell of an error; where it is common to several processes the first of them tells it for all."""
     if debug:
         traceback.print_exception(error)
-    tell(f"jkoflow: {' '.join(line.split())}")
+    tell(f"jkoflow: {' '.join(line.split())}", always=not is_common)
     return status

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jkoflow.cli.processes import processes
 from jkoflow.cli.progress import Progress
 from jkoflow.cli.summary import summary_lines
 from jkoflow.cli.terminal import say
 from jkoflow.config import ADDED, Settings
-from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_table
+from jkoflow.data import Table, Weights, checked_weight, counted_rows, read_shared_table
 from jkoflow.errors import InputError, RunFolderError
 from jkoflow.fitting import (
+    Fitted,
     check_options,
     describe,
     described_weights,
@@ -32,6 +35,7 @@ from jkoflow.model import load_model
 from jkoflow.runs import Mode, RunFolder
 from jkoflow.runs.entries import require_entries
 from jkoflow.storage import shown
+from jkoflow.world import World
 
 __all__ = ["run", "shell_defaults"]
 
@@ -44,49 +48,117 @@ def shell_defaults(*, holdout_fraction: float = 0.1) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> None:
     """Fit, or go on with a fit."""
     check_options(_settings(options, {}))  # a wrong option is told before a large table is read
-    full = read_table(options.table)
-    mode: Mode = "resume" if options.resume else "overwrite" if options.overwrite else "new"
-    inputs = [options.table, *([options.config] if options.config else [])]
     progress = Progress()
     try:
-        with RunFolder.open(options.output, mode, inputs=inputs) as folder:
-            recorded = {} if folder.is_new else folder.description
-            if recorded:
-                require_entries(folder, ("settings", "table", "context", "context.columns"))
-            settings = _settings(options, recorded)
-            table, context, weight = _split_columns(
-                full, _context_columns(options, recorded), _weight_column(options, recorded)
-            )
-            if folder.status == "finished":
-                split = split_of_run(table, settings, folder.description, context, weight)
-                told = described_weights(weight, _weight_column(options, recorded))
-                folder.require_same(
-                    recognise_by(describe(table, context, settings, split, told)), added=ADDED
-                )
-                _require_model(folder)
-                say(f"{shown(folder.path)}: the run is finished; --overwrite trains it again")
-                return
-            changes = () if folder.is_new else folder.environment_changes()
-            progress.header = [
-                f"{table.label}: {len(full):,} rows, {full.dim:,} columns{_given(context)}",
-                *(f"note: {change} since the run began, so the last bits may differ" for change in changes),
-            ]
-            fitted = fit_table(
-                table,
-                context=context,
-                weight=weight,
-                weight_column=_weight_column(options, recorded),
-                settings=settings,
-                run=folder,
-                progress=progress,
-            )
+        with processes() as world:
+            fitted = _fit(options, progress, world)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(options, progress)) from None
+    if fitted is None:
+        say(f"{shown(options.output)}: the run is finished; --overwrite trains it again")
+        return
     for line in summary_lines(fitted.results, Path(options.output)):
         say(line)
-    next_verb = "report" if context is not None else "sample"
-    arguments = "" if context is not None else " -n 1000 -o new_rows.csv"
-    say(f"next: jkoflow {next_verb} {shlex.quote(options.output)}{arguments}")
+    has_context = fitted.model.context_schema is not None
+    arguments = "" if has_context else " -n 1000 -o new_rows.csv"
+    say(f"next: jkoflow {'report' if has_context else 'sample'} {shlex.quote(options.output)}{arguments}")
+
+
+def _fit(options: argparse.Namespace, progress: Progress, world: World) -> Fitted | None:
+    """What was fitted; None where the run was finished before."""
+    full = read_shared_table(options.table, world)
+    with _opened(options, world) as folder:
+        before = _known_of(folder, world)
+        recorded = before.description
+        settings = _settings(options, recorded)
+        weights = _weight_column(options, recorded)
+        table, context, weight = _split_columns(full, _context_columns(options, recorded), weights)
+        if before.is_finished:
+            split = split_of_run(table, settings, recorded, context, weight)
+            description = describe(table, context, settings, split, described_weights(weight, weights))
+            _require_finished(folder, description, world)
+            return None
+        progress.header = [
+            f"{table.label}: {len(full):,} rows, {full.dim:,} columns{_given(context)}",
+            *(
+                f"note: {change} since the run began, so the last bits may differ"
+                for change in before.changes
+            ),
+        ]
+        return fit_table(
+            table,
+            context=context,
+            weight=weight,
+            weight_column=weights,
+            settings=settings,
+            run=folder,
+            progress=progress,
+            world=world,
+        )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the run folder tells all processes before the fit.
+
+    Arguments:
+        description: What the run began with; nothing where it is new.
+        is_finished: Whether it has finished.
+        changes: What differs here from where it began.
+    """
+
+    description: dict[str, Any]
+    is_finished: bool
+    changes: list[str]
+
+
+@contextmanager
+def _opened(options: argparse.Namespace, world: World) -> Iterator[RunFolder | None]:
+    """The run folder, which the first process opens for all; None in the others.
+
+    Raises:
+        RunFolderError, InputError: As `RunFolder.open`, in all processes.
+    """
+    mode: Mode = "resume" if options.resume else "overwrite" if options.overwrite else "new"
+    inputs = [options.table, *([options.config] if options.config else [])]
+    folder, fault = None, None
+    try:
+        folder = RunFolder.open(options.output, mode, inputs=inputs) if world.is_first else None
+    except (InputError, RunFolderError) as error:
+        fault = error
+    with nullcontext() if folder is None else folder:
+        world.agree(fault)
+        yield folder
+
+
+def _known_of(folder: RunFolder | None, world: World) -> _Known:
+    """What the first process's folder tells.
+
+    Raises:
+        RunFolderError: Its record is damaged.
+    """
+    known, fault = _Known({}, is_finished=False, changes=[]), None
+    try:
+        if folder is not None and not folder.is_new:
+            require_entries(folder, ("settings", "table", "context", "context.columns"))
+            changes = list(folder.environment_changes())
+            known = _Known(folder.description, folder.status == "finished", changes)
+    except RunFolderError as error:
+        fault = error
+    world.agree(fault)
+    return _Known(**world.broadcast(asdict(known)))
+
+
+def _require_finished(folder: RunFolder | None, description: dict[str, Any], world: World) -> None:
+    """Refuse, as a JKOFlowError, a finished run that began otherwise, or whose model is not to be had."""
+    fault = None
+    try:
+        if folder is not None:
+            folder.require_same(recognise_by(description), added=ADDED)
+            _require_model(folder)
+    except (InputError, RunFolderError) as error:
+        fault = error
+    world.agree(fault)
 
 
 def _require_model(folder: RunFolder) -> None:

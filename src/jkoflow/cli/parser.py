@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from jkoflow.cli import usage
+from jkoflow.cli.processes import require_one_process
 from jkoflow.errors import InputError
 
 __all__ = ["build_parser"]
@@ -52,7 +53,8 @@ units:
 exit status:
   0 done      1 under certify --strict: a claim fails, or nothing is known
   2 wrong usage or input      3 numerical failure
-  4 a run folder or file that is missing, damaged, locked or already there; a full disk
+  4 a run folder or file that is missing, damaged, locked or already there; a full disk; under torchrun,
+    another process that is gone
   130, 143, 129 interrupted by Ctrl-C, SIGTERM, SIGHUP; a fit goes on with --resume
   An error is one line on stderr; --debug adds the traceback.
 """
@@ -73,6 +75,9 @@ _VERBS = {
     "report": usage.report,
     "demo": usage.demo,
 }
+
+_SHARED_VERBS = ("fit", "sample", "score")
+"""Those that several processes may run together."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,6 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run_verb(name: str, options: argparse.Namespace) -> int:
     """Run a verb: what it returns is the exit status, 0 where it returns nothing."""
+    if name not in _SHARED_VERBS:
+        require_one_process(name)
     verb = import_module(f"jkoflow.cli.{name}")
     from jkoflow.global_state import default_state  # not at the top: --help need not wait for torch
 

@@ -12,6 +12,7 @@ import argparse
 import numpy as np
 
 from jkoflow.cli.models import open_model
+from jkoflow.cli.processes import processes
 from jkoflow.cli.terminal import say, tell
 from jkoflow.data import check_output, names_guarded, read_table, write_table
 from jkoflow.flow import round_trip_tolerance
@@ -24,12 +25,13 @@ __all__ = ["missed_line", "run"]
 def run(options: argparse.Namespace) -> None:
     """Draw rows and write them."""
     check_output(options.output, overwrite=options.overwrite)
-    seed = _fresh_seed() if options.seed is None else options.seed
-    with open_model(options.model) as model:
+    with processes() as world, open_model(options.model) as model:
+        seed = world.broadcast(_fresh_seed() if options.seed is None else options.seed)
         context = None if options.context is None else read_table(options.context)
-        rows, errors = model.sample(options.rows, seed=seed, context=context)
+        rows, errors = model.sample(options.rows, seed=seed, context=context, world=world)
         # while the run is held: what is half-written in it is then nobody else's to clear
-        write_table(options.output, rows, model.schema.names, overwrite=options.overwrite)
+        if world.is_first:
+            write_table(options.output, rows, model.schema.names, overwrite=options.overwrite)
     told = (missed_line(errors, model.settings.dtype), names_guarded(options.output, model.schema.names))
     for line in filter(None, told):
         tell(line)

@@ -12,10 +12,12 @@ import argparse
 import numpy as np
 
 from jkoflow.cli.models import open_model
+from jkoflow.cli.processes import processes
 from jkoflow.cli.terminal import say, tell
-from jkoflow.data import check_output, read_table, write_table
+from jkoflow.data import check_output, read_shared_table, write_table
 from jkoflow.errors import NumericalError
 from jkoflow.storage import shown
+from jkoflow.storage.chunks import PUSH_ROWS
 
 __all__ = ["run"]
 
@@ -23,13 +25,14 @@ __all__ = ["run"]
 def run(options: argparse.Namespace) -> None:
     """Score rows and write the numbers."""
     check_output(options.output, overwrite=options.overwrite)
-    with open_model(options.model) as model:
-        table, context = read_table(options.table), None
+    with processes() as world, open_model(options.model) as model:
+        table, context = read_shared_table(options.table, world, unit=PUSH_ROWS), None
         if model.context_schema is not None:
             given = model.context_schema.names
             table, context = table.drop(given), table.select(given)
-        log_prob = model.log_prob(model.schema.check(table), context)
-        write_table(options.output, log_prob, ["log_prob"], overwrite=options.overwrite)
+        log_prob = model.log_prob(model.schema.check(table), context, world=world)
+        if world.is_first:
+            write_table(options.output, log_prob, ["log_prob"], overwrite=options.overwrite)
     finite = log_prob[np.isfinite(log_prob)]
     mean = f", mean {finite.mean():.4f} nats" if len(finite) else ""
     if zero := int(np.count_nonzero(np.isneginf(log_prob))):

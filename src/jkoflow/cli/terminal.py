@@ -2,6 +2,8 @@
 
     say: stdout, what was asked for        tell: stderr, progress and errors
 
+Of several processes the first one speaks.
+
 Source: POSIX.1-2017, write(): EPIPE where the reading end is closed, ENOSPC where the disk is full.
 """
 
@@ -12,6 +14,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from jkoflow.cli.processes import process_number
 from jkoflow.storage.files import visible, write_error
 
 __all__ = ["flush", "hint", "say", "tell"]
@@ -27,6 +30,8 @@ def say(line: str, *, colour: str = "") -> None:
     Raises:
         RunFolderError: stdout is a file that cannot be written.
     """
+    if process_number():
+        return
     try:
         print(_coloured(visible(line), colour), flush=True)
     except BrokenPipeError:
@@ -43,8 +48,15 @@ def _coloured(line: str, colour: str) -> str:
     return f"\033[{colour}m{line}\033[0m"
 
 
-def tell(line: str) -> None:
-    """Print a line on stderr, if anybody listens; shown as `say` does."""
+def tell(line: str, *, always: bool = False) -> None:
+    """Print a line on stderr, if anybody listens; shown as `say` does.
+
+    Arguments:
+        line: What is printed.
+        always: Whether a process other than the first prints it too.
+    """
+    if process_number() and not always:
+        return
     try:
         print(visible(line), file=sys.stderr, flush=True)
     except OSError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from jkoflow.data.columns import Column
 from jkoflow.data.dependence import Relation, dependence_notes, dependent_columns
 from jkoflow.data.files import check_output, hash_file, names_guarded, write_table
-from jkoflow.data.reading import TableSource, read_table
+from jkoflow.data.reading import TableSource, read_shared_table, read_table
 from jkoflow.data.schema import Schema
 from jkoflow.data.table import Table
 from jkoflow.data.weights import Weights, checked_weight, counted_rows
@@ -29,6 +29,7 @@ __all__ = [
     "dependent_columns",
     "hash_file",
     "names_guarded",
+    "read_shared_table",
     "read_table",
     "write_table",
 ]

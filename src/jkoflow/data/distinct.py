@@ -12,10 +12,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from jkoflow.data.shared_rows import Rows
+
 __all__ = ["group_rows", "repeated_rows"]
 
 
-def group_rows(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def group_rows(values: Rows) -> npt.NDArray[np.int64]:
     """The number of each row among the sorted distinct rows, shape (n,).
 
     Arguments:
@@ -38,7 +40,7 @@ def group_rows(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return group
 
 
-def repeated_rows(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def repeated_rows(values: Rows) -> npt.NDArray[np.bool_]:
     """A mask, shape (n,), of the rows that repeat an earlier one exactly."""
     group = group_rows(values)
     n_rows = len(group)

@@ -17,7 +17,8 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -43,6 +44,7 @@ __all__ = [
     "hash_file",
     "names_guarded",
     "read_file",
+    "reading",
     "write_table",
 ]
 
@@ -114,8 +116,15 @@ def read_file(path: str | os.PathLike[str]) -> RawTable:
     """Read a table by its suffix; `InputError` where it is missing, damaged, empty or of another kind."""
     path = Path(path)
     check_kind(path)
-    try:
+    with reading(path):
         return _READERS[path.suffix.lower()](path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a library says of bytes that are not what the suffix says into an `InputError`."""
+    try:
+        yield
     except InputError:
         raise
     except ImportError as error:

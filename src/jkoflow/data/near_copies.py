@@ -20,8 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from jkoflow.data.distinct import group_rows
+from jkoflow.data.shared_rows import Rows, SharedRows
 
 __all__ = ["Groups", "NearCopyRules", "group_copies", "near_copies_of"]
 
@@ -81,7 +83,7 @@ class _Copied(NamedTuple):
     radius: float
 
 
-def group_copies(values: Reals, *, rules: NearCopyRules | None = None) -> Groups:
+def group_copies(values: Rows, *, rules: NearCopyRules | None = None) -> Groups:
     """The groups of exact and near copies; those of exact copies alone in a table without near ones.
 
     Deterministic. Where there are near copies, so many times that chance does not explain it, the rows within
@@ -162,7 +164,7 @@ class _Levels(NamedTuple):
     levels: tuple[Reals, ...]
 
     @classmethod
-    def of(cls, values: Reals, rules: NearCopyRules) -> _Levels:
+    def of(cls, values: Rows, rules: NearCopyRules) -> _Levels:
         some = values[_spaced(len(values), rules.knot_rows)]
         share = (np.arange(rules.knots) + 0.5) / rules.knots
         knots, levels = [], []
@@ -191,7 +193,7 @@ class _Levels(NamedTuple):
 class _Rows(NamedTuple):
     """Levelled rows of a table, a few at a time."""
 
-    values: Reals
+    values: Rows
     places: Numbers
     level: _Levels
 
@@ -230,6 +232,11 @@ def _copied(queries: Reals, rows: _Rows | _Levelled, rules: NearCopyRules, *, it
 
 def _nearest(queries: Reals, rows: _Rows | _Levelled, count: int) -> Reals:
     """The smallest distances of each query to the rows, in order, shape `(q, at most count)`."""
+    if isinstance(rows, _Rows) and isinstance(rows.values, SharedRows):
+        shared = rows.values
+        own = _nearest(queries, _Rows(shared.own, shared.local(rows.places), rows.level), count)
+        found = shared.world.gather(torch.from_numpy(np.ascontiguousarray(own.T))).numpy().T
+        return np.asarray(np.sort(found, axis=1)[:, :count])
     from scipy.spatial.distance import cdist
 
     best = np.empty((len(queries), 0))

@@ -19,14 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from jkoflow.data.files import check_kind, hash_file, read_file
+from jkoflow.data.parts import read_part
+from jkoflow.data.shared_rows import SharedRows
 from jkoflow.data.table import Table, count_of, gathered, join_names, read_only
 from jkoflow.errors import InputError
 from jkoflow.storage import shown
 from jkoflow.storage.scratch import empty_array, is_large, row_slices
+from jkoflow.world import World
 
-__all__ = ["TableSource", "read_table"]
+__all__ = ["TableSource", "read_shared_table", "read_table"]
 
 Reals = npt.NDArray[np.float64]
 TableSource = str | os.PathLike[str] | pd.DataFrame | npt.ArrayLike
@@ -52,6 +56,61 @@ def read_table(source: TableSource) -> Table:
     raw = read_file(source)
     table = _from_memory(raw.content, shown(source), named=raw.names_columns)
     return replace(table, source=os.fspath(source), sha256=digest, notes=raw.notes)
+
+
+def read_shared_table(path: str | os.PathLike[str], world: World, *, unit: int = 1) -> Table:
+    """Read and check a table of which each process keeps a part, by rows; all of them tell of any fault.
+
+    A process reads its own part alone of a `.parquet` or `.npy` file, and all of any other.
+
+    Arguments:
+        path: The file, the same for all processes.
+        world: The processes; alone it is `read_table`.
+        unit: Parts are of whole units of so many rows, but for the last.
+
+    Raises:
+        InputError: As `read_table`.
+    """
+    if world.size == 1:
+        return read_table(path)
+    table, fault = None, None
+    try:
+        table = _own_part(path, world, unit)
+    except InputError as error:
+        fault = error
+    world.agree(fault)
+    assert table is not None
+    digest = ""
+    try:
+        digest = hash_file(path) if world.is_first else digest
+    except InputError as error:
+        fault = error
+    world.agree(fault)
+    flags = world.gather(torch.tensor([table.integer], dtype=torch.uint8))
+    return replace(
+        table,
+        values=SharedRows(table.array, world),
+        integer=tuple(bool(flag) for flag in flags.amin(dim=0)),
+        sha256=world.broadcast(digest),
+        source=os.fspath(path),
+    )
+
+
+def _own_part(path: str | os.PathLike[str], world: World, unit: int) -> Table:
+    """The rows of this process, which may be none."""
+
+    def own(n_rows: int) -> slice:
+        return world.part(n_rows, unit=unit)
+
+    def some(n_rows: int) -> slice:
+        part = own(n_rows)
+        return part if part.stop > part.start else slice(0, min(1, n_rows))  # of no row is no type known
+
+    raw, part, n_rows = read_part(path, some)
+    where = f"{shown(path)}, rows {part.start + 1:,} to {part.stop:,} of {n_rows:,}"
+    table = _from_memory(raw.content, where, named=raw.names_columns)
+    kept = len(table) if part == own(n_rows) else 0
+    return replace(table, values=table.values[:kept], notes=raw.notes)
 
 
 def _from_memory(content: object, label: str, *, named: bool) -> Table:

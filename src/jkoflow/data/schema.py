@@ -182,7 +182,7 @@ class Schema:
         Raises:
             InputError: The columns are not those of the fit.
         """
-        values = self.check(table).values
+        values = self.check(table).array
         noisy = [place for place, column in enumerate(self.columns) if column.is_dequantised]
         if generator is None or not noisy:
             return self.standardise(values)

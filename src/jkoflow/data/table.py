@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jkoflow.data.shared_rows import Rows, SharedRows
 from jkoflow.errors import InputError
 from jkoflow.storage import shown
 from jkoflow.storage.scratch import empty_array, row_slices
@@ -29,7 +30,8 @@ class Table:
     """Rows of finite numbers and where they came from.
 
     Arguments:
-        values: Shape (n, d), float64, finite, read-only, in the user's units.
+        values: Shape (n, d), float64, finite, read-only, in the user's units; an array, or rows that several
+            processes have among them.
         columns: d distinct names; `x0`, `x1`, … where the source names none.
         integer: d flags, True for a column of an integer or boolean type.
         source: The path as it was given; None for rows from memory.
@@ -38,7 +40,7 @@ class Table:
         notes: What the reader had to decide, one line each.
     """
 
-    values: Reals
+    values: Rows
     columns: tuple[str, ...]
     integer: tuple[bool, ...]
     source: str | None = None
@@ -72,11 +74,16 @@ class Table:
         places = [self.columns.index(name) for name in columns]
         return replace(
             self,
-            values=read_only(gathered(self.values, slice(None), places)),
+            values=self._columns(places),
             columns=tuple(columns),
             integer=tuple(self.integer[place] for place in places),
             sha256=None,
         )
+
+    def _columns(self, places: list[int]) -> Rows:
+        if isinstance(self.values, SharedRows):
+            return self.values.select(places)
+        return read_only(gathered(self.values, slice(None), places))
 
     def drop(self, columns: Sequence[str]) -> Table:
         """Return all columns but the named ones; `InputError` for a name that is not there, or none left."""
@@ -85,6 +92,25 @@ class Table:
         if not kept:
             raise InputError(f"{self.label}: no column is left beside {join_names(columns)}")
         return self.select(kept)
+
+    @property
+    def array(self) -> Reals:
+        """The values of a table whose rows are all in this process."""
+        assert not isinstance(self.values, SharedRows)
+        return self.values
+
+    @property
+    def own(self) -> Table:
+        """The rows of this process alone, where processes have the rows among them; else all."""
+        if isinstance(self.values, SharedRows):
+            return replace(self, values=self.values.own, sha256=None)
+        return self
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> Table:
+        """Return the rows of these numbers, which grow; of shared rows each process keeps its own."""
+        if isinstance(self.values, SharedRows):
+            return replace(self, values=self.values.keep(rows), sha256=None)
+        return self.take(rows)
 
     def take(self, rows: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice) -> Table:
         """Return the rows at these places, in that order."""
@@ -104,13 +130,14 @@ def count_of(things: Sequence[object], noun: str) -> str:
 
 
 def gathered(
-    values: npt.NDArray[Any],
+    values: npt.NDArray[Any] | SharedRows,
     rows: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice,
     places: Sequence[int] | None = None,
     *,
     copy: bool = False,
 ) -> Reals:
     """Rows and columns of an array in float64: a slice of rows as a view unless a copy is asked for."""
+    part: npt.NDArray[Any] | SharedRows
     if isinstance(rows, slice):
         part = values[rows]
         if places is None and not copy:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jkoflow.data.distinct import repeated_rows
+from jkoflow.data.shared_rows import Rows
 from jkoflow.data.table import Table, count_of, join_names
 from jkoflow.errors import InputError
 
@@ -69,7 +70,7 @@ def check_ranges(table: Table, *, smallest: float = 1e-150, largest: float = 1e1
             )
 
 
-def column_ranges(values: Reals) -> Reals:
+def column_ranges(values: Rows) -> Reals:
     """Return max - min of every column, shape (d,); 0 where it is within rounding of the largest value."""
     with np.errstate(over="ignore"):
         low, high = values.min(axis=0), values.max(axis=0)

@@ -61,8 +61,8 @@ def counted_rows(
     if weight is None or bool((weight > 0).all()):
         return table, context, weight
     rows = np.flatnonzero(weight > 0)
-    kept = replace(table.take(rows), sha256=table.sha256)
-    given = None if context is None else replace(context.take(rows), sha256=context.sha256)
+    kept = replace(table.keep(rows), sha256=table.sha256)
+    given = None if context is None else replace(context.keep(rows), sha256=context.sha256)
     return kept, given, weight[rows]
 
 

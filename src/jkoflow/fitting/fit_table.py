@@ -94,18 +94,18 @@ def fit_table(
         run: An open run folder to keep the fit in, new or to be resumed; None for memory only.
         progress: Called with a record of kind `start` before the first step, then with each step's.
         recipe: The tuned numbers; those of the defaults where None.
-        world: The processes of the fit, each with rows of its own.
+        world: The processes of the fit, the first of which has the run folder.
 
     Raises:
         InputError: The table, the context, the weights or an option is refused.
         NumericalError: A block could not be trained, or the density that was found is none.
-        RunFolderError: The run folder cannot be written.
+        RunFolderError, ProcessError: The run folder cannot be written; another process is gone.
     """
     begun = Stopwatch()
     check_options(settings)
-    known = None if run is None or run.is_new else run.description
+    known = world.broadcast(None if run is None or run.is_new else run.description)
     split = split_of_run(table, settings, known, context, weight)
-    recipe = _for_tails(recipe or Recipe(), split, world)
+    recipe = _for_tails(recipe or Recipe(), split)
     law = law_named(settings.law, table.dim)
     empty = empty_model(table, context, weight, split, settings, law, world)
     parts = particles_of(empty, table, context, weight, split, world)
@@ -126,7 +126,7 @@ def fit_table(
     groups = {name: split.groups_of(name) for name in parts}
     results = results_of(model, judged, parts, context, groups=groups, **told)
     model = _with_facts(model, results)
-    if run is not None and world.is_first:
+    if run is not None:
         save_model(model, run.model, overwrite=True)
         run.finish(results)
     return Fitted(model, recorder.steps, results, split)
@@ -143,9 +143,9 @@ def _rehearsal(parts: Mapping[str, Particles], seed: int) -> Callable[[State], f
     return lambda state: rehearsed_results(state.flow, parts, seed)
 
 
-def _for_tails(recipe: Recipe, split: Split, world: World) -> Recipe:
-    """The recipe, with the wide closings of heavy tails where a process has rows far enough out."""
+def _for_tails(recipe: Recipe, split: Split) -> Recipe:
+    """The recipe, with the wide closings of heavy tails where rows lie far enough out."""
     far = split.far
-    if far is None or not world.largest(float(far.heavy)):
+    if far is None or not far.heavy:
         return recipe
-    return recipe.with_heavy_tails(world.largest(float(far.rows.mean())))
+    return recipe.with_heavy_tails(float(far.rows.mean()))

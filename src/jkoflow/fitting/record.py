@@ -7,6 +7,7 @@ Source: ours; `jkoflow fit --help` lists the files of a run.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,19 @@ from torch import Tensor
 
 from jkoflow.blocks import block_from_config
 from jkoflow.config import ADDED, Settings
-from jkoflow.errors import RunFolderError
+from jkoflow.errors import InputError, NumericalError, RunFolderError
 from jkoflow.fitting.split import recognise_by
 from jkoflow.journal import Journal, Stopwatch, Taken
 from jkoflow.runs import RunFolder
 from jkoflow.steps import State
 from jkoflow.storage.entries import brief, checked_whole
+from jkoflow.storage.tensors import packed_tensors, unpacked_tensors
 from jkoflow.world import World
 
 __all__ = ["Progress", "Recorder", "Timed", "open_journal"]
+
+Stored = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors and entries of a checkpoint."""
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with a record of kind `start` before the first step, then with each step's."""
@@ -38,7 +43,7 @@ class Recorder:
         run: An open run folder, or None for memory only.
         progress: See `Progress`.
         spent: CPU-seconds that the interrupted fit had used.
-        world: The processes of the fit; the first of them writes.
+        world: The processes of the fit; the first of them has the run folder.
     """
 
     def __init__(
@@ -50,10 +55,15 @@ class Recorder:
         """The lines of `steps.jsonl` so far."""
 
     def __call__(self, state: State, taken: Taken, *, replayed: bool) -> None:
-        """Tell of a step with the state after it."""
+        """Tell of a step with the state after it.
+
+        Raises:
+            NumericalError: Another process found another block.
+        """
+        _require_same_everywhere(taken, self._world)
         record = self._record(state, taken)
         self.steps.append(record)
-        if self._run is not None and not replayed and self._world.is_first:
+        if self._run is not None and not replayed:
             meta = {"info": record, "config": _config(taken)}
             self._run.write_checkpoint(len(self.steps), _tensors(taken), meta, record=record)
         self._progress(record)
@@ -108,16 +118,21 @@ def open_journal(
         InputError: The run began with another table, seed or setting.
         RunFolderError: It cannot be written.
     """
-    steps, decided, spent = list[Taken](), list[dict[str, Any]](), 0.0
-    if run is not None and run.is_new:
-        run.start(description)
-    elif run is not None:
-        run.require_same(recognise_by(description), added=ADDED)
-        run.resume()
-        stored = run.read_checkpoints()
-        steps = [_restored(tensors, meta) for tensors, meta in stored]
-        decided = [record for record in run.read_records() if record.get("kind") == "decision"]
-        spent = float(steps[-1].log.get("cpu_seconds_so_far") or 0.0) if steps else 0.0
+    stored, decided, fault = list[Stored](), list[dict[str, Any]](), None
+    try:
+        if run is not None and run.is_new:
+            run.start(description)
+        elif run is not None:
+            run.require_same(recognise_by(description), added=ADDED)
+            run.resume()
+            stored = run.read_checkpoints()
+            decided = [record for record in run.read_records() if record.get("kind") == "decision"]
+    except (InputError, RunFolderError) as error:
+        fault = error
+    world.agree(fault)
+    steps = [_restored(tensors, meta) for tensors, meta in _in_each_process(stored, world)]
+    decided = world.broadcast(decided)
+    spent = float(steps[-1].log.get("cpu_seconds_so_far") or 0.0) if steps else 0.0
     spent += timed.begun.seconds()
     recorder = Recorder(log_jacobian, run, progress, spent=spent, world=world)
     journal = Journal(
@@ -131,6 +146,31 @@ def open_journal(
         world=world,
     )
     return journal, recorder, len(steps)
+
+
+def _in_each_process(stored: list[Stored], world: World) -> list[Stored]:
+    """The checkpoints that the first process has read."""
+    metas = world.broadcast([meta for _, meta in stored])
+    if world.size == 1:
+        return stored
+    packed = [packed_tensors(tensors) for tensors, _ in stored] or [b""] * len(metas)
+    return [
+        (unpacked_tensors(world.broadcast_bytes(data)), meta)
+        for data, meta in zip(packed, metas, strict=True)
+    ]
+
+
+def _require_same_everywhere(taken: Taken, world: World) -> None:
+    """Refuse, as a NumericalError, a block that is not the first process's, bit for bit."""
+    if world.size == 1:
+        return
+    found = hashlib.sha256(packed_tensors(_tensors(taken))).hexdigest()
+    if world.largest(float(found != world.broadcast(found))):
+        raise NumericalError(
+            "the processes do not find the same numbers",
+            block=taken.number,
+            remedy="start all of them on machines of one kind, with the same versions of all packages",
+        )
 
 
 def _restored(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Taken:

@@ -73,7 +73,7 @@ def check_cell_mass(flow: Flow, train: Particles, *, rows: int = 4096, rounding:
         NumericalError: It is no density; the model must not be kept.
     """
     some = train.rows(slice(0, rows))
-    nats = some.world.largest(log_cell_mass(flow, some.x, some.context))
+    nats = log_cell_mass(flow, some.x, some.context)
     if nats > rounding:
         dtype = str(some.x.dtype).removeprefix("torch.")
         remedy = "fit with dtype='float64'" if dtype != "float64" else "take a logarithm of narrow columns"
@@ -129,11 +129,11 @@ def _held_out(
     if name == "validation" and "outliers" in parts:
         rows, far = joined(rows, parts["outliers"]), groups["outliers"]
         group = None if group is None or far is None else np.concatenate([group, far])
-    jacobian = model.schema.log_jacobian(rows.x)
-    ours = -(log_prob(model.flow, rows.x, rows.context).cpu() + jacobian)
+    jacobian = rows.each(lambda part: model.schema.log_jacobian(part.x))
+    ours = -(rows.each(lambda part: log_prob(model.flow, part.x, part.context).cpu()) + jacobian)
     moments = Moments.of(parts["train"])
     gaussian = Gaussian(moments.mean.cpu(), moments.shrunk.cpu())
-    nats = torch.cat([gaussian.log_prob(part.x.double().cpu()) for part in rows.chunks()])
+    nats = rows.each(lambda part: gaussian.log_prob(part.x.double().cpu()))
     theirs = -(nats + jacobian)
     return {
         "held_out_on": name,

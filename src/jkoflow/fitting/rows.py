@@ -24,7 +24,7 @@ from jkoflow.fitting.split import Split
 from jkoflow.flow import Flow
 from jkoflow.laws import Law
 from jkoflow.model import Model, encode_table
-from jkoflow.particles import Particles
+from jkoflow.particles import Particles, SharedParticles, own_rows
 from jkoflow.particles.smoothing import resolve_smoothing
 from jkoflow.runtime import Runtime
 from jkoflow.world import ALONE, World
@@ -75,7 +75,6 @@ def empty_model(
     """The model before the first block: columns, by the rows that a fit may see, and an empty flow.
 
     Its settings are those given but for float64, where float32 cannot tell the values of a column apart.
-    With several processes the columns are those that the first one reads from its rows.
 
     Raises:
         InputError: A context of another number of rows, or a column that is refused.
@@ -85,29 +84,30 @@ def empty_model(
     seen = np.concatenate([split.train, split.validation])
     counts = None if weight is None else weight[seen]
     known: dict[str, Any] = {"rows": seen, "weight": counts, "apart": split.far}
-    schema, context_schema = _same(Schema.fit(table, **known), world), None
+    schema, context_schema = Schema.fit(table, **known), None
     if context is not None:
-        context_schema = _same(Schema.fit(context, role="context", **known), world)
-    settings, notes = _resolved(settings, world, (table, schema), (context, context_schema))
+        context_schema = Schema.fit(context, role="context", **known)
+    settings, notes = _resolved(settings, (table, schema), (context, context_schema))
     facts: dict[str, Any] = {"training_rows": len(split.train), "validation_rows": len(split.validation)}
     relations = dependent_columns(table, schema.columns)
-    dependent = world.broadcast({relation.column: str(relation) for relation in relations})
+    dependent = {relation.column: str(relation) for relation in relations}
     if dependent:
         facts["dependent_columns"] = dependent
-    found = world.broadcast([*split.notes(), *dependence_notes(relations)])
+    found = [*split.notes(), *dependence_notes(relations)]
     schema = replace(schema, notes=(*schema.notes, *notes, *found))
     smoothing = resolve_smoothing(settings.smoothing)
     if smoothing is not None:
         raw = torch.empty(0, dtype=torch.float64)
-        x = encode_table(schema, table, like=raw, rows=split.train)
+        part = own_rows(len(split.train), world)
+        x = encode_table(schema, table, like=raw, rows=split.train, part=part)
         counts = None if weight is None else torch.as_tensor(weight[split.train])
-        fixed = smoothing.resolve(x, counts)
+        fixed = smoothing.resolve(x, counts, world)
         facts["smoothing"] = {"kind": fixed.kind, "time": fixed.time}
     return Model(schema, Flow(law), settings, context_schema, facts)
 
 
 def _resolved(
-    settings: Settings, world: World, *tables: tuple[Table | None, Schema | None]
+    settings: Settings, *tables: tuple[Table | None, Schema | None]
 ) -> tuple[Settings, tuple[str, ...]]:
     """The settings, in float64 where float32 cannot tell a column's values apart, and the note of it."""
     names = [
@@ -116,15 +116,9 @@ def _resolved(
         if table is not None and schema is not None
         for name in crowded_columns(table, schema.columns, np.float32)
     ]
-    names = world.broadcast(names)
     if not names or settings.dtype == "float64":
         return settings, ()
     return settings.with_options(dtype="float64"), (crowding_note(names),)
-
-
-def _same(schema: Schema, world: World) -> Schema:
-    """The first process's columns, in each of them."""
-    return Schema.from_dict(world.broadcast(schema.to_dict()))
 
 
 def particles_of(
@@ -143,17 +137,23 @@ def particles_of(
         context: What each is conditioned on, or None.
         weight: How much each counts, shape `(n,)`, or None.
         split: Which rows are in which part.
-        world: The processes of the fit, of which this one has these rows.
+        world: The processes of the fit: rows that are trained on or held out are divided among them, those
+            that choices look at are in each.
     """
-    parts = {}
+    parts = dict[str, Particles]()
     for name, rows in split.parts().items():
         if not len(rows):
             continue
-        x, given = _positions(model, table, rows=rows, stream=name, seed=model.settings.seed), None
+        is_shared = world.size > 1 and name in ("train", "holdout")
+        part = own_rows(len(rows), world) if is_shared else slice(None)
+        x, given = _positions(model, table, rows=rows, stream=name, seed=model.settings.seed, part=part), None
         if context is not None and model.context_schema is not None:
-            given = encode_table(model.context_schema, context, like=model.like, rows=rows)
+            given = encode_table(model.context_schema, context, like=model.like, rows=rows, part=part)
         counts = None if weight is None else torch.as_tensor(weight[rows]).to(x.device)
-        parts[name] = Particles(x, given, counts, world)
+        if is_shared:
+            parts[name] = SharedParticles(Particles(x, given), len(rows), counts, world)
+        else:
+            parts[name] = Particles(x, given, counts, world)
     return parts
 
 
@@ -165,8 +165,12 @@ def _positions(
     seed: int,
     rows: npt.NDArray[np.int64] | None = None,
     smoothed: bool = True,
+    part: slice = slice(None),
 ) -> Tensor:
-    """The rows at these numbers, or all, dequantised and smoothed; the same noise each time it is called."""
+    """The rows at these numbers, or all, dequantised and smoothed; the same noise each time it is called.
+
+    Of several processes each keeps its part, with the noise that it has among all of the rows.
+    """
     runtime = Runtime(seed)
     smoothing = resolve_smoothing(model.facts.get("smoothing")) if smoothed else None
     noise = runtime.stream("smoothing " + stream)
@@ -177,4 +181,5 @@ def _positions(
         rows=rows,
         generator=runtime.stream("dequantisation " + stream),
         change=lambda z: z if smoothing is None else smoothing.perturb(z, noise),
+        part=part,
     )

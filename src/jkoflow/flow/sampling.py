@@ -20,6 +20,7 @@ from jkoflow.flow import Flow
 from jkoflow.runtime import base_noise, seed_stream
 from jkoflow.storage.chunks import BASE_NOISE_ROWS
 from jkoflow.storage.memory import require_memory
+from jkoflow.world import ALONE, World
 
 __all__ = ["checked_sample_size", "round_trip_tolerance", "sample"]
 
@@ -63,6 +64,7 @@ def sample(
     context: Tensor | None = None,
     tolerance: float | None = None,
     like: Tensor,
+    world: World = ALONE,
 ) -> Inverse:
     """Draw from q_0 in standardised units.
 
@@ -73,6 +75,7 @@ def sample(
         context: Shape `(n_rows, c)`, or None.
         tolerance: Round-trip error asked of each block's inverse, standardised units.
         like: A tensor with the device and dtype to compute in.
+        world: Processes that divide the blocks of noise among them; each gets all rows.
 
     Returns:
         The rows `(n_rows, d)` and the round-trip error of each under the map that it was pulled through.
@@ -84,23 +87,37 @@ def sample(
     seed = checked_count(seed, "seed", least=None)
     if context is not None and len(context) != n_rows:
         raise InputError(f"context: expected {n_rows} rows, one for each sample, got {len(context)}")
+    numbers = world.pieces(-(-n_rows // BASE_NOISE_ROWS))
     if flow.law_at == "start":
-        return _pushed(flow, n_rows, seed=seed, context=context, like=like)
+        parts = _pushed(flow, numbers, seed=seed, context=context, like=like)
+    else:
+        parts = _pulled(flow, numbers, seed=seed, context=context, tolerance=tolerance, like=like)
+    x = torch.cat([like.new_empty(0, flow.dim), *(part.x for part in parts)])
+    error = torch.cat([like.new_empty(0), *(part.error for part in parts)])
+    return Inverse(world.gather(x)[:n_rows], world.gather(error)[:n_rows])
+
+
+def _pulled(
+    flow: Flow,
+    blocks: range,
+    *,
+    seed: int,
+    context: Tensor | None,
+    tolerance: float | None,
+    like: Tensor,
+) -> list[Inverse]:
+    """Rows of blocks of noise, 1,024 each, pulled or, where the last block allows it, drawn and pulled."""
     pulled, source = flow.split_source() or (flow, None)
     parts: list[Inverse] = []
-    for start in range(0, n_rows, BASE_NOISE_ROWS):
-        block, part = start // BASE_NOISE_ROWS, None
-        if context is not None:
-            part = _padded(context[start : start + BASE_NOISE_ROWS])
+    for block in blocks:
+        part = None if context is None else _padded(_given(context, block))
         if source is None:
             rows = _noise(flow, seed, block)
         else:
             noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=block)
             rows = source.draw(noise.to(like.device), part)
         parts.append(pulled.invert(rows.to(like), part, tolerance=tolerance))
-    return Inverse(
-        torch.cat([part.x for part in parts])[:n_rows], torch.cat([part.error for part in parts])[:n_rows]
-    )
+    return parts
 
 
 def _noise(flow: Flow, seed: int, block: int) -> Tensor:
@@ -110,14 +127,19 @@ def _noise(flow: Flow, seed: int, block: int) -> Tensor:
     return flow.law.sample(BASE_NOISE_ROWS, seed_stream(seed, "base_noise", block))
 
 
-def _pushed(flow: Flow, n_rows: int, *, seed: int, context: Tensor | None, like: Tensor) -> Inverse:
+def _pushed(flow: Flow, blocks: range, *, seed: int, context: Tensor | None, like: Tensor) -> list[Inverse]:
     """Draws of the law at the start, pushed; there is nothing to invert, and no error."""
     parts = []
-    for start in range(0, n_rows, BASE_NOISE_ROWS):
-        part = None if context is None else _padded(context[start : start + BASE_NOISE_ROWS])
-        parts.append(flow.push(_noise(flow, seed, start // BASE_NOISE_ROWS).to(like), part))
-    x = torch.cat(parts)[:n_rows]
-    return Inverse(x, torch.zeros(len(x), dtype=x.dtype, device=x.device))
+    for block in blocks:
+        part = None if context is None else _padded(_given(context, block))
+        x = flow.push(_noise(flow, seed, block).to(like), part)
+        parts.append(Inverse(x, torch.zeros(len(x), dtype=x.dtype, device=x.device)))
+    return parts
+
+
+def _given(context: Tensor, block: int) -> Tensor:
+    """The contexts of the rows of a block of noise."""
+    return context[block * BASE_NOISE_ROWS : (block + 1) * BASE_NOISE_ROWS]
 
 
 def _padded(context: Tensor) -> Tensor:

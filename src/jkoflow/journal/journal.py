@@ -55,7 +55,7 @@ class Journal:
         rehearse: Does a small part of what follows the last step, from the state so far, and returns how many
             times as much that is in all; asked under a budget alone.
         world: The processes of the fit; the first of them decides and writes.
-        clock: CPU-seconds of this process.
+        clock: CPU-seconds of this process; those of the first one count.
 
     Raises:
         InputError: A budget that is not above 0.
@@ -99,7 +99,7 @@ class Journal:
 
         Arguments:
             what: Name of the decision.
-            compute: Its value, something JSON can hold; with several processes the first one's counts.
+            compute: Its value, something JSON can hold.
             kinds: What the value is one of; one on record that is none is refused.
             where: Block, round and the like, which make the decision unique.
 
@@ -151,7 +151,7 @@ class Journal:
         state, taken = take(solve() if done is None else Solution(done.block, done.log))
         self._observe(state, taken, replayed=done is not None)
         if self.limited and not math.isnan(self._checkpoint):
-            self.expect_checks(self._clock() - self._checkpoint)
+            self.expect_checks(self.used() - self._checkpoint)
         if taken.block is not None:
             self.look_ahead(state)
         return state
@@ -172,7 +172,7 @@ class Journal:
         def stop(phase: str, updates: int) -> bool:
             if not self.limited:
                 return False
-            self._checkpoint = self._clock()
+            self._checkpoint = self.used()
             if self._first is None:
                 self._first = (phase, updates, self._checkpoint)
             elif self._first[0] == phase:
@@ -181,9 +181,7 @@ class Journal:
                     (self._checkpoint - then) / (updates - before) if updates > before else self._pace
                 )
             what, where = f"stop {phase} after updates", {"block": block, "round": round_number}
-            if not self.has_decided(what, **where) and not self.world.broadcast(
-                self.remaining() <= self._after_descent
-            ):
+            if not self.has_decided(what, **where) and self.remaining() > self._after_descent:
                 return False
             # on record, a fit that resumes on a slower clock still goes as far as the first one did
             return updates >= int(self.decide(what, lambda: updates, kinds=(int,), **where))
@@ -203,7 +201,7 @@ class Journal:
             return work(), 0.0
         before = self._clock()
         result = work()
-        return result, self._clock() - before
+        return result, float(self.world.broadcast(self._clock() - before))
 
     def afford(
         self, what: str, most: int, cost: Callable[[int], float], *, share: float = 1.0, **where: int
@@ -247,7 +245,7 @@ class Journal:
         if not self.limited:
             return lambda: False
         end = self.used() + share * self.remaining()
-        return lambda: bool(self.world.broadcast(self.used() > end))
+        return lambda: self.used() > end
 
     def leaves(self, share: float, *, beside: float) -> bool:
         """Whether more CPU-seconds are left than `share` of the budget and `beside`; True if no limit."""
@@ -283,8 +281,8 @@ class Journal:
         return f", {self.used():.0f} of {self.budget:g} CPU-seconds" if self.limited else ""
 
     def used(self) -> float:
-        """CPU-seconds used so far, those of the interrupted fit included."""
-        return self._clock() - self._start
+        """CPU-seconds of the first process so far, those of the interrupted fit included."""
+        return float(self.world.broadcast(self._clock() - self._start))
 
     def remaining(self) -> float:
         """CPU-seconds left for steps; infinite without a budget."""

@@ -15,7 +15,7 @@ estimators via stacking", Machine Learning 36, at equal weights.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from jkoflow.blocks import Block, mean_of_mixtures
 from jkoflow.journal import Solution
+from jkoflow.methods.base import Job
 from jkoflow.particles import Particles
 from jkoflow.recipe import Recipe, Search
 from jkoflow.runtime import Runtime
@@ -31,7 +32,7 @@ from jkoflow.steps import Closing, State
 from jkoflow.steps.gaussian import best_whitening
 from jkoflow.steps.mixture import MixtureRules, mixture_of
 
-__all__ = ["ClosingSearch", "closing_by_nothing", "solution_of"]
+__all__ = ["ClosingSearch", "closing_by_nothing", "quick_search", "solution_of"]
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,41 @@ def closing_by_nothing(state: State, recipe: Recipe) -> Closing:
 def solution_of(closing: Closing) -> Solution:
     """The closing as a step that was found."""
     return Solution.found(closing.block, "closed_form", components=closing.n_components)
+
+
+def quick_search(state: State, job: Job, *, round_number: int) -> tuple[Search, float]:
+    """How closings are looked for while blocks are judged, and the CPU-seconds of one component.
+
+    Arguments:
+        state: Before the blocks of a round.
+        job: The fit.
+        round_number: Number of the round.
+    """
+    recipe, journal = job.recipe, job.journal
+    quick = recipe.closing.quick(state.train.columns, len(state.train), journal.budget)
+    if not journal.limited:
+        return quick, 0.0
+
+    def rehearsed() -> float:
+        rows = state.train.rows(slice(0, quick.rows))
+        affordable = recipe.budget.rehearsed_products // (len(rows) * rows.columns**2)
+        count = min(recipe.budget.rehearsed_components, max(2, affordable), len(rows))
+        generator = job.runtime.stream("closing", state.number)
+
+        def work() -> object:
+            return mixture_of(rows, count, generator, tolerance=quick.tolerance)
+
+        return journal.timed(work)[1] / count
+
+    seconds = float(journal.decide("closing seconds", rehearsed, kinds=(float, int), round=round_number))
+    most = journal.afford(
+        "components",
+        quick.most_components,
+        lambda number: number * seconds,
+        share=recipe.budget.mixture_share,
+        round=round_number,
+    )
+    return replace(quick, most_components=most), seconds
 
 
 def _nll(closing: Closing) -> float:

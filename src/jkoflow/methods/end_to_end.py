@@ -156,7 +156,6 @@ def train_end_to_end(
         settings=settings,
         block=None,
         stop=stop,
-        world=step.train.world,
     )
     return Flow(flow.law, _unfolded(refined, step)), done
 

@@ -21,8 +21,7 @@ from jkoflow.fold import proximal_fold
 from jkoflow.journal import Solution
 from jkoflow.laws import Law
 from jkoflow.methods.base import Job
-from jkoflow.methods.closing import ClosingSearch
-from jkoflow.methods.rounds import quick_search
+from jkoflow.methods.closing import ClosingSearch, quick_search
 from jkoflow.particles import Particles
 from jkoflow.steps import State, Step, improves, is_significant
 from jkoflow.steps.descent import Descent

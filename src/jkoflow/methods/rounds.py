@@ -14,16 +14,15 @@ from typing import Any
 from jkoflow.fold import proximal_fold
 from jkoflow.journal import Solution, Taken
 from jkoflow.methods.base import Job, schedule_of
-from jkoflow.methods.closing import ClosingSearch, closing_by_nothing, solution_of
+from jkoflow.methods.closing import ClosingSearch, closing_by_nothing, quick_search, solution_of
 from jkoflow.methods.pilot import Pilot
 from jkoflow.methods.started import affordable_blocks, shares_of, started_solver
 from jkoflow.recipe import Search
 from jkoflow.schedule import Schedule
 from jkoflow.steps import Closing, State, is_significant
 from jkoflow.steps.gaussian import take_closed_form
-from jkoflow.steps.mixture import mixture_of
 
-__all__ = ["closed_rounds", "quick_search"]
+__all__ = ["closed_rounds"]
 
 
 def closed_rounds(state: State, choice: Pilot, job: Job) -> State:
@@ -203,38 +202,3 @@ class _Round:
             "careful components", search.most_components, lambda number: number * each, round=self.number
         )
         return replace(search, most_components=most)
-
-
-def quick_search(state: State, job: Job, *, round_number: int) -> tuple[Search, float]:
-    """How closings are looked for while blocks are judged, and the CPU-seconds of one component.
-
-    Arguments:
-        state: Before the blocks of a round.
-        job: The fit.
-        round_number: Number of the round.
-    """
-    recipe, journal = job.recipe, job.journal
-    quick = recipe.closing.quick(state.train.columns, len(state.train), journal.budget)
-    if not journal.limited:
-        return quick, 0.0
-
-    def rehearsed() -> float:
-        rows = state.train.rows(slice(0, quick.rows))
-        affordable = recipe.budget.rehearsed_products // (len(rows) * rows.columns**2)
-        count = min(recipe.budget.rehearsed_components, max(2, affordable), len(rows))
-        generator = job.runtime.stream("closing", state.number)
-
-        def work() -> object:
-            return mixture_of(rows, count, generator, tolerance=quick.tolerance)
-
-        return journal.timed(work)[1] / count
-
-    seconds = float(journal.decide("closing seconds", rehearsed, kinds=(float, int), round=round_number))
-    most = journal.afford(
-        "components",
-        quick.most_components,
-        lambda number: number * seconds,
-        share=recipe.budget.mixture_share,
-        round=round_number,
-    )
-    return replace(quick, most_components=most), seconds

@@ -23,9 +23,10 @@ from jkoflow.flow import Flow
 from jkoflow.flow.likelihood import log_prob
 from jkoflow.flow.sampling import checked_sample_size, sample
 from jkoflow.global_state import default_state
-from jkoflow.particles import empty_rows
+from jkoflow.particles import empty_rows, own_rows
 from jkoflow.runtime import resolve_device, resolve_dtype
 from jkoflow.storage.scratch import row_slices
+from jkoflow.world import ALONE, World
 
 __all__ = ["Model", "encode_table"]
 
@@ -58,33 +59,45 @@ class Model:
         )
 
     @default_state()
-    def log_prob(self, table: Table, context: Table | None = None) -> Reals:
+    def log_prob(self, table: Table, context: Table | None = None, *, world: World = ALONE) -> Reals:
         """Log-density of each row, shape `(n,)`, nats in data units, float64; deterministic.
+
+        Where several processes have the rows among them, as `read_shared_table` with units of `PUSH_ROWS`
+        gives them, each scores its own, and gets the scores of all.
 
         It is -infinity where the row lies so far out that its squared length is beyond the range of the
         model's dtype: the tails are those of a normal law, whose density is rounded to 0 there.
         """
-        z = encode_table(self.schema, table, like=self.like)
+        own = self.schema.check(table).own
+        z = encode_table(self.schema, own, like=self.like)
         near = torch.isfinite(z.square().sum(dim=1))
-        given = self.encode_context(context, len(table))
-        if not bool(near.all()):
+        given = self.encode_context(None if context is None else context.own, len(own))
+        if world.largest(float(not near.all())):
             z, given = z[near], None if given is None else given[near]
-        nats = log_prob(self.flow, z, given).cpu().numpy() + self.schema.log_jacobian(z).numpy()
-        scores = np.full(len(table), -np.inf)
-        scores[near.cpu().numpy()] = nats
+            if world.size > 1:  # the chunks are of the rows that are left, which are all sent: it is rare
+                z, given = world.gather(z), None if given is None else world.gather(given)
+                part = own_rows(len(z), world)
+                z, given = z[part], None if given is None else given[part]
+        nats = log_prob(self.flow, z, given).cpu() + self.schema.log_jacobian(z)
+        is_near = world.gather(near.to(torch.uint8)).cpu().numpy() > 0
+        scores = np.full(len(is_near), -np.inf)
+        scores[is_near] = world.gather(nats).numpy()
         return scores
 
     @default_state()
-    def sample(self, n_rows: int, *, seed: int, context: Table | None = None) -> tuple[Reals, Reals]:
+    def sample(
+        self, n_rows: int, *, seed: int, context: Table | None = None, world: World = ALONE
+    ) -> tuple[Reals, Reals]:
         """Rows in data units `(n, d)` and the round-trip error of each `(n,)`, standardised units.
+
+        Several processes divide the work; each gets all rows.
 
         Raises:
             InputError: As `sample` of `flow`, or a context that does not fit.
         """
         n_rows = checked_sample_size(n_rows, self.flow.dim, self.like.dtype)
-        drawn = sample(
-            self.flow, n_rows, seed=seed, context=self.encode_context(context, n_rows), like=self.like
-        )
+        given = self.encode_context(context, n_rows)
+        drawn = sample(self.flow, n_rows, seed=seed, context=given, like=self.like, world=world)
         return self.schema.decode(drawn.x.double().cpu().numpy()), np.asarray(
             drawn.error.double().cpu().numpy()
         )
@@ -133,6 +146,7 @@ def encode_table(
     rows: npt.NDArray[np.integer[Any]] | None = None,
     generator: torch.Generator | None = None,
     change: Callable[[Tensor], Tensor] = lambda z: z,
+    part: slice = slice(None),
 ) -> Tensor:
     """Rows standardised, shape `(n, d)`, of the dtype and device of `like`, a chunk at a time.
 
@@ -143,13 +157,18 @@ def encode_table(
         rows: Row numbers; all if None.
         generator: Of the dequantisation; see `Schema.encode`.
         change: What is done to each chunk while it is float64, in the order of the rows.
+        part: Which of the rows are kept, a slice of step 1; the noise of all of them is drawn.
 
     Raises:
         InputError: The columns are not those of the fit.
     """
     n_rows = len(table) if rows is None else len(rows)
-    encoded = empty_rows(n_rows, schema.dim, like)
-    for part in row_slices(n_rows):
-        chunk = table.take(part if rows is None else rows[part])
-        encoded[part] = change(torch.as_tensor(schema.encode(chunk, generator=generator)))
+    first, end, _ = part.indices(n_rows)
+    encoded = empty_rows(end - first, schema.dim, like)
+    for some in row_slices(n_rows):
+        chunk = table.take(some if rows is None else rows[some])
+        z = change(torch.as_tensor(schema.encode(chunk, generator=generator)))
+        start, stop = max(some.start, first), min(some.stop, end)
+        if start < stop:
+            encoded[start - first : stop - first] = z[start - some.start : stop - some.start]
     return encoded

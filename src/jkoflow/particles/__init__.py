@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from jkoflow.particles.moments import Moments
 from jkoflow.particles.particles import DeferredParticles, Particles, empty_rows, joined
+from jkoflow.particles.shared import SharedParticles, own_rows
 from jkoflow.particles.smoothing import Smoothing, resolve_smoothing
 
 __all__ = [
     "DeferredParticles",
     "Moments",
     "Particles",
+    "SharedParticles",
     "Smoothing",
     "empty_rows",
     "joined",
+    "own_rows",
     "resolve_smoothing",
 ]

@@ -1,9 +1,9 @@
-r"""Mean and covariance of particles, as they are and shrunk, of any number of rows, weights and processes.
+r"""Mean and covariance of particles, as they are and shrunk, of any number of rows and weights.
 
     m = E[x],   S = E[(x-m)(x-m)^T],   S* = (1 - rho) S + rho mu I,   mu = tr S / d
     rho = min(b, e)/e,   e = |S - mu I|_F^2 / d,   b = (E|x-m|^4 - |S|_F^2) / (n d)
 
-Up to 64 MB of float64 in one process the sums are taken at once; beyond, a chunk of rows at a time. With
+Up to 64 MB of float64 the sums are taken at once; beyond, a chunk of rows at a time. With
 weights n is the effective number of rows, (sum w)^2 / sum w^2. Source: Ledoit & Wolf (2004), "A
 well-conditioned estimator for large-dimensional covariance matrices", section 3.2; the form is scikit-learn's
 `ledoit_wolf`.
@@ -20,7 +20,6 @@ from torch import Tensor
 from jkoflow.particles.particles import Particles
 from jkoflow.storage.chunks import WHOLE_NUMBERS
 from jkoflow.storage.scratch import CHUNK_ROWS
-from jkoflow.world import ALONE
 
 __all__ = ["Moments"]
 
@@ -43,15 +42,15 @@ class Moments:
     def of(
         cls, *parts: Particles, whole_numbers: int = WHOLE_NUMBERS, chunk_rows: int = CHUNK_ROWS
     ) -> Moments:
-        """The moments of all rows together, by their weights, over all processes of the parts' world.
+        """The moments of all rows together, by their weights.
 
         Arguments:
             parts: The rows.
             whole_numbers: Numbers up to which sums are taken of all rows at once.
             chunk_rows: Rows of a chunk beyond.
         """
-        plain = all(part.weight is None and part.world is ALONE for part in parts)
-        if plain and sum(part.x.numel() for part in parts) <= whole_numbers:
+        plain = all(part.weight is None for part in parts)
+        if plain and sum(len(part) * part.dim for part in parts) <= whole_numbers:
             return _at_once(torch.cat([part.x.double() for part in parts]))
         return _by_chunks(parts, chunk_rows)
 
@@ -67,20 +66,19 @@ def _at_once(x: Tensor) -> Moments:
 
 def _by_chunks(parts: Sequence[Particles], chunk_rows: int) -> Moments:
     """From sums over chunks of rows, each row by its weight; n is the effective number of rows."""
-    world, dim = parts[0].world, parts[0].dim
-    sums = [_zeros(parts), _zeros(parts, dim), _zeros(parts)]
+    dim = parts[0].dim
+    total, first, squares = _zeros(parts), _zeros(parts, dim), _zeros(parts)
     for x, weight in _chunks(parts, chunk_rows):
-        sums[0] += weight.sum()
-        sums[1] += weight @ x
-        sums[2] += weight.square().sum()
-    total, first, squares = (world.sum(value) for value in sums)
+        total += weight.sum()
+        first += weight @ x
+        squares += weight.square().sum()
     mean, n = first / total, float(total.square() / squares)
     covariance, fourth = _zeros(parts, dim, dim), _zeros(parts)
     for x, weight in _chunks(parts, chunk_rows):
         centred = x - mean
         covariance += (centred * weight[:, None]).T @ centred / total
         fourth += weight @ centred.square().sum(dim=1).square() / total
-    return _shrunk(mean, world.sum(covariance), world.sum(fourth), n)
+    return _shrunk(mean, covariance, fourth, n)
 
 
 def _shrunk(mean: Tensor, covariance: Tensor, fourth: Tensor, n: float) -> Moments:

@@ -4,8 +4,8 @@
 
 Row i of `x` is a draw of p_n in standardised units; a step takes particles and returns particles, and there
 is no second copy of the data downstream (Cheng, Lu, Tan & Xie 2024, arXiv 2310.17582, eq. 22). Particles of
-256 MB and more live in a temporary file that goes with them; the numbers are the same to the last bit. Every
-statistic over rows goes through `world`, so that a process needs its own share of the rows alone.
+256 MB and more live in a temporary file that goes with them; the numbers are the same to the last bit. Where
+several processes fit together, `particles.shared` has particles whose rows are divided among them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Particles:
         x: Positions, shape `(n, d)`, standardised units.
         context: What each row is conditioned on, shape `(n, c)`, or None.
         weight: How much each row counts, shape `(n,)`, float64, >= 0; None where all count the same.
-        world: The processes that have the rows of the law among them; these are the rows of this one.
+        world: The processes that have these particles, which may divide the work on them.
 
     Raises:
         InputError: Shapes that do not agree.
@@ -95,17 +95,17 @@ class Particles:
 
     def few(self, index: Tensor) -> Particles:
         """As `rows`, for once: where particles are deferred, no others are made for it."""
-        return self.rows(index.to(self.x.device))
+        return self.rows(index.to(self.own.x.device))
 
     def draw(self, count: int, generator: torch.Generator) -> Particles:
-        """`count` particles drawn with replacement, each by its weight; divided among the processes."""
-        count = self.world.share(checked_count(count, "count", least=0))
+        """`count` particles drawn with replacement, each by its weight."""
+        count = checked_count(count, "count", least=0)
         if self.weight is None:
             index = torch.randint(len(self), (count,), generator=generator)
         else:
             position = torch.rand(count, generator=generator, dtype=torch.float64)
             index = torch.searchsorted(self._cumulated, position * self._cumulated[-1], right=True)
-        drawn = self.rows(index.to(self.x.device))
+        drawn = self.rows(index.to(self.own.x.device))
         return drawn if self.weight is None else replace(drawn, weight=None)
 
     def chunks(self, size: int = PUSH_ROWS) -> Iterator[Particles]:
@@ -127,18 +127,38 @@ class Particles:
             image[start : start + len(part)] = push(part.x, part.context)
         return self.at(image)
 
+    @property
+    def own(self) -> Particles:
+        """Those of this process; all of them where they are not divided."""
+        return self
+
+    @property
+    def settled(self) -> Particles:
+        """The same particles where all of them are known: no push is still to come."""
+        return self
+
+    def each(self, of: Callable[[Particles], Tensor]) -> Tensor:
+        """A number for each row, shape `(n,)`, of `PUSH_ROWS` rows at a time, divided among the processes."""
+        parts = list(self.chunks())
+        if self.world.size == 1:
+            return torch.cat([of(part) for part in parts])
+        return self.world.divided(len(parts), lambda number: of(parts[number]), like=of(self.rows(slice(1))))
+
     # ── statistics ──
 
     def average(self, values: Tensor) -> Tensor:
-        """The mean over the rows of this process of a number for each, shape `(n,)`; differentiable."""
+        """The mean over the rows of a number for each, shape `(n,)`; differentiable."""
         if self.weight is None:
             return values.mean()
         weight = self.weight.to(values)
         return (weight * values).sum() / weight.sum()
 
     def mean(self, values: Tensor) -> float:
-        """The mean over the rows of all processes of a number for each, shape `(n,)`, in float64."""
-        return self.world.mean(values, self.weight)
+        """The mean over the rows of a number for each, shape `(n,)`, in float64."""
+        numbers = values.detach().to(torch.float64)
+        if self.weight is None:
+            return float(numbers.mean())
+        return float((self.weight * numbers).sum() / self.weight.sum())
 
     def standard_error(self, values: Tensor) -> float:
         """The standard error of `mean`; NaN for a single row, which tells nothing of it.
@@ -154,11 +174,10 @@ class Particles:
 
     @property
     def effective_rows(self) -> float:
-        """(sum w)² / sum w² over all processes: the number of rows where all count the same (Kish 1965)."""
+        """(sum w)² / sum w²: the number of rows where all count the same (Kish 1965)."""
         if self.weight is None:
-            return float(self.world.sum(torch.tensor(float(len(self)), dtype=torch.float64)))
-        sums = self.world.sum(torch.stack([self.weight.sum(), self.weight.square().sum()]))
-        return float(sums[0].square() / sums[1])
+            return float(len(self))
+        return float(self.weight.sum().square() / self.weight.square().sum())
 
     @cached_property
     def _cumulated(self) -> Tensor:
@@ -197,15 +216,25 @@ class DeferredParticles(Particles):
 
     def __init__(self, source: Particles, push: Callable[[Tensor, Tensor | None], Tensor]) -> None:
         shape = (len(source), source.dim)  # the class is frozen, so not by attribute
-        beside = {"context": source.context, "weight": source.weight, "world": source.world}
+        beside = {"weight": source.weight, "world": source.world}
         self.__dict__.update(beside, _source=source, _push=push, _shape=shape)
 
     @cached_property
-    def x(self) -> Tensor:
-        """Positions, shape `(n, d)`, standardised units."""
+    def settled(self) -> Particles:
+        """The particles with all rows pushed."""
         image = self._source.map(self._push)
         del self.__dict__["_source"]
-        return image.x
+        return image
+
+    @property
+    def x(self) -> Tensor:
+        """Positions, shape `(n, d)`, standardised units."""
+        return self.settled.x
+
+    @property
+    def context(self) -> Tensor | None:
+        """What each row is conditioned on, shape `(n, c)`, or None."""
+        return self._known.context
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -215,15 +244,41 @@ class DeferredParticles(Particles):
         """d, the number of columns."""
         return self._shape[1]
 
+    @property
+    def context_dim(self) -> int:
+        """c, the number of context columns; 0 without context."""
+        return self._known.context_dim
+
+    @property
+    def own(self) -> Particles:
+        """Those of this process; all of them where they are not divided."""
+        return self.settled.own
+
     def few(self, index: Tensor) -> Particles:
         """As `rows`, for once: no others are made for it."""
-        if "x" in self.__dict__:
-            return super().few(index)
-        return self.at(self._source.x).few(index).map(self._push)
+        if self._is_settled:
+            return self.settled.few(index)
+        return self._source.settled.few(index).map(self._push)
 
     def rows(self, index: Tensor | slice) -> Particles:
         """The particles at `index`, in that order."""
-        if "x" in self.__dict__ or not isinstance(index, slice):
-            return super().rows(index)
+        if self._is_settled or not isinstance(index, slice):
+            return self.settled.rows(index)
         # of all rows of the source, so that a slice has the same bits whoever has asked for what before
-        return self.at(self._source.x).rows(index).map(self._push)
+        return self._source.settled.rows(index).map(self._push)
+
+    def map(self, push: Callable[[Tensor, Tensor | None], Tensor], *, size: int = PUSH_ROWS) -> Particles:
+        """The image under `push` of what `Particles.map` says, without these particles in between."""
+        if self._is_settled:
+            return self.settled.map(push, size=size)
+        first = self._push
+        return self._source.settled.map(lambda x, context: push(first(x, context), context), size=size)
+
+    @property
+    def _is_settled(self) -> bool:
+        return "settled" in self.__dict__
+
+    @property
+    def _known(self) -> Particles:
+        """Particles with the same rows."""
+        return self.settled if self._is_settled else self._source

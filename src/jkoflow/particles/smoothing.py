@@ -22,6 +22,7 @@ from jkoflow.errors import InputError
 from jkoflow.particles import Particles
 from jkoflow.storage.entries import brief
 from jkoflow.storage.scratch import CHUNK_ROWS
+from jkoflow.world import ALONE, World
 
 __all__ = ["KINDS", "Smoothing", "resolve_smoothing", "smooth"]
 
@@ -58,16 +59,17 @@ class Smoothing:
             name = "time" if self.time is not None else "delta"
             raise InputError(f"smoothing: expected {name} to be a number above 0, got {brief(amount)}")
 
-    def resolve(self, x: Tensor, weight: Tensor | None = None) -> Smoothing:
+    def resolve(self, x: Tensor, weight: Tensor | None = None, world: World = ALONE) -> Smoothing:
         """The same smoothing with its time fixed by the rows x, shape `(n, d)`; as it is where it has a time.
 
         A distance becomes the time that the lemma gives for it; M2 is the mean of |x|² over the rows, by
-        their weights `(n,)` where they have any.
+        their weights `(n,)` where they have any. Where several processes have the rows among them, x are
+        those of this one, and the weights those of all.
         """
         if self.delta is None:
             return self
         dim = x.shape[-1]
-        spread = 2 * dim + (_second_moment(x, weight) if self.kind == "ornstein_uhlenbeck" else 0.0)
+        spread = 2 * dim + (_second_moment(x, weight, world) if self.kind == "ornstein_uhlenbeck" else 0.0)
         return Smoothing(self.kind, time=self.delta**2 / spread)
 
     def w2_bound(self, x: Tensor) -> float:
@@ -147,9 +149,10 @@ def _is_positive(number: object, *, largest: float = 1e100) -> bool:
     return isinstance(number, int | float) and not isinstance(number, bool) and 0 < number <= largest
 
 
-def _second_moment(x: Tensor, weight: Tensor | None = None) -> float:
+def _second_moment(x: Tensor, weight: Tensor | None = None, world: World = ALONE) -> float:
     """M2(P) = E|X|², estimated by the rows' mean in float64."""
     squares = torch.cat(
         [part.to(torch.float64).square().sum(-1) for part in torch.split(x.detach(), CHUNK_ROWS)]
     )
+    squares = world.gather(squares)
     return float(squares.mean() if weight is None else (weight * squares).sum() / weight.sum())

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from jkoflow.errors import NumericalError
 from jkoflow.recipe.descent import DescentSettings
-from jkoflow.world import ALONE, World
 
 __all__ = ["AveragedAdam", "Descent", "descend"]
 
@@ -87,12 +86,10 @@ class AveragedAdam:
     Arguments:
         module: What it trains, in place.
         settings: Decays, the longest gradient, and the share of the newest weights in the average.
-        world: The processes whose gradients are averaged, each over its own part of the batch.
     """
 
-    def __init__(self, module: nn.Module, settings: DescentSettings, world: World = ALONE) -> None:
-        self._weights, self._settings, self._world = _Weights(module), settings, world
-        self._processes = float(world.sum(torch.ones(())))
+    def __init__(self, module: nn.Module, settings: DescentSettings) -> None:
+        self._weights, self._settings = _Weights(module), settings
         self._current = self._weights.read()
         self._first, self._second = torch.zeros_like(self._current), torch.zeros_like(self._current)
         self._updates = 0
@@ -102,9 +99,7 @@ class AveragedAdam:
     def update(self, loss: Tensor, rate: float) -> None:
         """One update against the gradient of `loss` at the module's present weights."""
         self._updates += 1
-        settings, gradient = self._settings, self._world.sum(self._weights.gradient(loss))
-        if self._processes > 1:
-            gradient = gradient / self._processes
+        settings, gradient = self._settings, self._weights.gradient(loss)
         gradient = gradient.mul_((settings.largest_gradient / (gradient.norm() + 1e-6)).clamp_(max=1.0))
         first, second = settings.first_decay, settings.second_decay
         self._first.lerp_(gradient, 1 - first)
@@ -132,7 +127,6 @@ def descend(
     settings: DescentSettings,
     block: int | None,
     stop: Callable[[int], bool] = lambda update: False,
-    world: World = ALONE,
 ) -> Descent:
     """Descend in place; `module` ends with the averaged weights that were best on validation rows.
 
@@ -143,7 +137,6 @@ def descend(
         settings: See `DescentSettings`.
         block: Number of the block, for messages; None for the blocks of a whole flow.
         stop: Asked at each checkpoint with the number of updates made; True ends the descent.
-        world: The processes that descend together; `evaluate` gives the same number in each of them.
 
     Raises:
         NumericalError: The numbers left R at every rate that was tried.
@@ -155,7 +148,7 @@ def descend(
     rate = settings.learning_rate
     for attempt in range(settings.retries + 1):
         try:
-            kept, good = _attempt(module, loss, evaluate, settings, rate, stop, kept, good, world)
+            kept, good = _attempt(module, loss, evaluate, settings, rate, stop, kept, good)
         except _DivergedError as failure:
             kept, good = failure.kept, failure.good
             weights.write(good)
@@ -180,9 +173,8 @@ def _attempt(
     stop: Callable[[int], bool],
     kept: Descent,
     good: Tensor,
-    world: World,
 ) -> tuple[Descent, Tensor]:
-    optimiser, every = AveragedAdam(module, settings, world), max(1, settings.updates // settings.checkpoints)
+    optimiser, every = AveragedAdam(module, settings), max(1, settings.updates // settings.checkpoints)
     best, best_update, waited, seen = kept.best, kept.best_update, 0, torch.zeros(())
     history = list[tuple[int, float]]()
     for update in range(1, settings.updates + 1):
@@ -192,7 +184,7 @@ def _attempt(
         if update % every and update != settings.updates:
             continue
         current = optimiser.at_average(evaluate)
-        if world.largest(0.0 if math.isfinite(float(seen)) and math.isfinite(current) else 1.0):
+        if not (math.isfinite(float(seen)) and math.isfinite(current)):
             raise _DivergedError(Descent(update, best_update, kept.first, best, 0), good)
         history.append((update, current))
         waited += 1

@@ -51,7 +51,7 @@ def descend_on_objective(block: Block, step: Step, settings: DescentSettings, di
 
     def evaluate() -> float:
         pushed = Pushed(judged, *push_block_with_log_det(block, judged))
-        return judged.world.mean(objective.terms_of(pushed, learned).total)
+        return float(objective.terms_of(pushed, learned).total.detach())
 
     return descend(
         block,
@@ -60,7 +60,6 @@ def descend_on_objective(block: Block, step: Step, settings: DescentSettings, di
         settings=settings,
         block=step.number,
         stop=lambda updates: step.stop("proximal", updates),
-        world=step.train.world,
     )
 
 
@@ -85,7 +84,7 @@ def _descend_from_source(block: Block, source: Source, step: Step, settings: Des
 
     def evaluate() -> float:
         with torch.no_grad():
-            return judged.world.mean(value(judged), judged.weight)
+            return judged.mean(value(judged))
 
     return descend(
         block,
@@ -94,5 +93,4 @@ def _descend_from_source(block: Block, source: Source, step: Step, settings: Des
         settings=settings,
         block=step.number,
         stop=lambda updates: step.stop("proximal", updates),
-        world=step.train.world,
     )

@@ -74,11 +74,10 @@ def regress(velocity: VelocityField, step: Step, settings: DescentSettings, path
     return descend(
         velocity,
         loss=loss,
-        evaluate=lambda: validation.world.mean(mismatch(*fixed)),
+        evaluate=lambda: float(mismatch(*fixed).detach()),
         settings=settings,
         block=step.number,
         stop=lambda updates: step.stop("warm_start", updates),
-        world=step.train.world,
     )
 
 
@@ -88,7 +87,7 @@ def opposite_pairs(rows: Particles, generator: torch.Generator) -> tuple[Particl
     time = stratified_times(rows.x, generator)
     weight = None if rows.weight is None else rows.weight.repeat(2)
     context = None if rows.context is None else rows.context.repeat(2, 1)
-    twice = Particles(rows.x.repeat(2, 1), context, weight, rows.world)
+    twice = Particles(rows.x.repeat(2, 1), context, weight)
     return twice, torch.cat([noise, -noise]), time.repeat(2, 1)
 
 

@@ -154,7 +154,7 @@ def taken_by(state: State, block: Block, gamma: float | None = None) -> tuple[St
     objective = ProximalObjective(state.functional, block.gamma)
     terms = objective.terms_of(Pushed(before, image, log_det), state.functional.init(before))
     distance = before.mean((before.x - image).norm(dim=1))
-    moved = before.world.mean(terms.moved)
+    moved = float(terms.moved)
     size = before.mean(image.double().square().sum(dim=1))
     left = _squared_gradient_left(block, moved, before.mean(gain)) / size
     nll = -before.mean(nats)

@@ -25,7 +25,14 @@ from jkoflow.storage.entries import brief, is_whole
 from jkoflow.storage.files import RESTORE, open_regular, read_bytes, read_error, write_bytes_atomic
 from jkoflow.storage.records import FORMAT, require_format
 
-__all__ = ["Declared", "read_declared", "read_safetensors", "write_safetensors"]
+__all__ = [
+    "Declared",
+    "packed_tensors",
+    "read_declared",
+    "read_safetensors",
+    "unpacked_tensors",
+    "write_safetensors",
+]
 
 MOST_TENSOR_BYTES = 2**32
 """Largest file of tensors that is read, 4 GB: a hundred times the largest model of the benchmarks."""
@@ -71,11 +78,21 @@ def write_safetensors(
     Raises:
         InputError, RunFolderError: As `staged_file`.
     """
-    # copies, since safetensors refuses tensors that share memory or are not contiguous
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(copies, metadata={"format": FORMAT})
+    data = packed_tensors(tensors)
     write_bytes_atomic(path, data, overwrite=overwrite)
     return hashlib.sha256(data).hexdigest()
+
+
+def packed_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors of any shape, dtype and device as the bytes of a file; the same tensors give the same bytes."""
+    # copies, since safetensors refuses tensors that share memory or are not contiguous
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(copies, metadata={"format": FORMAT})
+
+
+def unpacked_tensors(data: bytes) -> dict[str, Tensor]:
+    """The tensors that `packed_tensors` made these bytes of, on the CPU."""
+    return safetensors.torch.load(data)
 
 
 def read_declared(path: str | os.PathLike[str], *, remedy: str = RESTORE) -> dict[str, Declared]:

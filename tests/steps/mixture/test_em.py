@@ -14,7 +14,9 @@ from torch import Tensor
 
 from jkoflow.laws import GaussianMixture as Mixture
 from jkoflow.steps.mixture import EMRules, maximise_likelihood
+from jkoflow.world import ALONE, World
 from oracles.blocks import generator, points
+from oracles.worlds import run_together
 
 FLOOR = 1e-6
 
@@ -148,3 +150,17 @@ def test_a_component_of_no_width_is_refused() -> None:
     x = torch.zeros(100, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="positive definite"):
         em(x, torch.ones(100, 1), tolerance=1e-4, most_iterations=5, floor=0.0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_processes_that_divide_the_chunks_find_the_same_mixture_bit_for_bit(weighted: bool) -> None:
+    x, start = points(501, 3), torch.rand(501, 4, generator=generator(1), dtype=torch.float64)
+    weight = torch.rand(501, generator=generator(3), dtype=torch.float64) if weighted else None
+
+    def mixture(world: World) -> torch.Tensor:
+        rules = EMRules(tolerance=0.0, iterations=4)
+        law, found = maximise_likelihood(x, start, rules, weight=weight, world=world, chunk_numbers=1000)
+        return torch.cat([law.weights, law.means.flatten(), law.full_covariances.flatten(), found.flatten()])
+
+    alone = mixture(ALONE)
+    assert all(torch.equal(found, alone) for size in (2, 3) for found in run_together(size, mixture))

@@ -28,6 +28,7 @@ class StartRules:
     """How conditional mixtures start.
 
     Arguments:
+        moment_rows: Rows, the first ones, that the regression is taken from.
         rows: Rows, the first ones, that EM sees.
         iterations: Iterations of EM.
         spread: Least and greatest standard deviation of a moving component, in those of what the regression
@@ -37,6 +38,7 @@ class StartRules:
         columns: Columns whose mixtures are fitted at once.
     """
 
+    moment_rows: int = 50_000
     rows: int = 2000
     iterations: int = 20
     spread: tuple[float, float] = (-1.0, 0.5)
@@ -58,8 +60,10 @@ def start_conditionals(
         rules: See `StartRules`.
     """
     rules = rules or StartRules()
-    joint = rows if rows.context is None else rows.at(torch.cat([rows.context, rows.x], dim=1))
-    moments = Moments.of(Particles(joint.x, None, rows.weight, rows.world))
+    first = rows.rows(slice(0, rules.moment_rows))
+    x = first.x if first.context is None else torch.cat([first.context, first.x], dim=1)
+    joint = Particles(x, None, first.weight)
+    moments = Moments.of(joint)
     c, like = conditionals.shape.context_dim, conditionals.centre
     factor = torch.linalg.cholesky(moments.shrunk)
     inverse = torch.linalg.inv(factor).tril()[c:]
@@ -97,15 +101,13 @@ def _mixtures(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log w, mu in standard deviations of the component, and log sigma of some columns, `(K, m)` each."""
     n_fixed, n_moving = conditionals.shape.n_fixed, conditionals.shape.n_moving
-    k, world = n_fixed + n_moving, part.world
+    k = n_fixed + n_moving
     share = (torch.arange(n_fixed, dtype=x.dtype, device=x.device) + 0.5) / max(n_fixed, 1)
     fixed = torch.quantile(x, share, dim=0) if n_fixed else x[:0]
     mean = torch.cat([fixed, x.new_zeros(n_moving, x.shape[1])])
     steps = torch.logspace(*rules.spread, n_moving, dtype=x.dtype, device=x.device)
     own = (2 * spread / max(n_fixed, 1)).expand(n_fixed, -1)
     scale = torch.cat([own, steps[:, None] * left])
-    if world.sum(torch.ones(())) > 1:
-        mean, scale = (torch.tensor(world.broadcast(value.tolist())).to(x) for value in (mean, scale))
     least = rules.least_scale * spread
     w = torch.full_like(mean, 1 / k)
     moved = torch.cat([x.new_zeros(n_fixed), x.new_ones(n_moving)])[:, None]
@@ -114,9 +116,9 @@ def _mixtures(
     for _ in range(rules.iterations):
         heights = -0.5 * ((y - mean) / scale).square() - scale.log() + w.log()
         found = torch.softmax(heights, dim=1) * weight[:, None, None]
-        counts = world.sum(found.sum(dim=0)) + rules.least_weight
-        mean = world.sum((found * y).sum(dim=0)) / counts
-        scale = (world.sum((found * (y - mean).square()).sum(dim=0)) / counts).sqrt()
+        counts = found.sum(dim=0) + rules.least_weight
+        mean = (found * y).sum(dim=0) / counts
+        scale = ((found * (y - mean).square()).sum(dim=0) / counts).sqrt()
         scale = torch.maximum(scale, least)
         w = counts / counts.sum(dim=0)
     return w.log(), mean / scale, scale.log()

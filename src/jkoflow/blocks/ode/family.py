@@ -168,6 +168,7 @@ def new_block(
         frequency_scale=network.frequency_scale,
         generator=generator,
     ).to(device=few.device, dtype=few.dtype)
-    velocity.set_reach(rows.x, displacement=ou_angle(gamma))
+    own = rows.own.x
+    velocity.set_reach(own if len(own) else few.new_zeros(1, rows.dim), displacement=ou_angle(gamma))
     velocity.radius.fill_(rows.world.largest(float(velocity.radius)))
     return NeuralODEBlock(velocity, gamma=gamma, steps=steps)

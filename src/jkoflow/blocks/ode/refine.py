@@ -76,9 +76,9 @@ def _doubled(chosen: _Candidate, judge: Judge) -> NeuralODEBlock:
 
 def unfolded(block: NeuralODEBlock, judge: Judge) -> NeuralODEBlock:
     """The block at the fewest doublings of its solver steps at which it folds at none of the judge's rows."""
-    world, rules = judge.rows.world, judge.refinement
+    rules = judge.refinement
     with torch.no_grad():
-        while world.largest(rows_folded(block, judge.rows, judge.check)) > 0 and block.steps < rules.most:
+        while rows_folded(block, judge.rows, judge.check) > 0 and block.steps < rules.most:
             block = replace_steps(block, 2 * block.steps)
     return block
 
@@ -98,7 +98,7 @@ def checked_trace(block: NeuralODEBlock, judge: Judge) -> NeuralODEBlock:
             determinant = torch.linalg.slogdet(candidate.push_with_jacobian(part.x, part.context)[1])[1]
             trace = candidate.push_with_log_det(part.x, part.context)[1]
             gaps.append((trace - determinant).abs())
-        gap = rows.world.mean(torch.cat(gaps))
+        gap = float(torch.cat(gaps).double().mean())
         if gap < rules.trace_tolerance_nats:
             break
     return replace_steps(block, candidate.steps, trace_gap_nats=gap)

@@ -21,6 +21,8 @@ examples:
   jkoflow fit table.csv -o run --context age,dose    the law of the other columns, given these two
   jkoflow fit table.csv -o run --weights w           rows count by the column w, which is not learned
   jkoflow fit table.csv -o run --budget 600          as good as 10 minutes of processor time allow
+  torchrun --nproc-per-node 4 -m jkoflow fit table.parquet -o run
+                                                     the same model by four processes, for large tables
 
 what appears in RUN:
   model/             the model: config.json, schema.json, model.safetensors, README.md

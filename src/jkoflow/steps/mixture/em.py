@@ -6,14 +6,14 @@ r"""The Gaussian mixture of largest likelihood by EM, both steps of an iteration
 A density of the exponential family is linear in its sufficient statistics F, so that the cost of an iteration
 is two products of the rows' statistics, a chunk of rows at a time; rows are columns here, since a processor
 multiplies such matrices faster. All of it is in float64: the terms of a narrow component cancel. A row of
-weight w counts w times in every sum, and the sums are over the rows of all processes. Source: Dempster, Laird
-& Rubin (1977), J. R. Stat. Soc. B 39(1), example 4.3.
+weight w counts w times in every sum. Several processes that have the same rows divide the chunks of the step
+E among them, and add up their sums in the order of the chunks. Source: Dempster, Laird & Rubin (1977), J. R.
+Stat. Soc. B 39(1), example 4.3.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ def maximise_likelihood(
         responsibilities: To start from, shape `(m, K)`, of the first m rows.
         rules: When it ends.
         weight: How much each row counts, shape `(n,)`; None where all count the same.
-        world: The processes, each with its own rows.
+        world: The processes, each of which has all of these rows.
         chunk_numbers: Statistics, or responsibilities, of a chunk of rows.
         kept_numbers: Statistics of all rows up to which they are kept from iteration to iteration.
 
@@ -99,14 +99,15 @@ def maximise_likelihood(
         ValueError: A covariance is not positive definite.
     """
     if x.shape[1] >= rules.wide_columns:
-        return _by_component(x, responsibilities, rules, weight, world)
+        return _by_component(x, responsibilities, rules, weight)
     chunk = max(1, chunk_numbers // max(responsibilities.shape[1], n_statistics(x.shape[1])))
     p, rows, before = x.shape[1], _Rows(x, weight, chunk, kept_numbers), -math.inf
     sums = x.new_zeros(n_statistics(p), responsibilities.shape[1])
-    for (statistics, counts), given in zip(rows, torch.split(responsibilities, chunk), strict=False):
+    for number, given in zip(range(len(rows)), torch.split(responsibilities, chunk), strict=False):
+        statistics, counts = rows[number]
         share = given.to(x) if counts is None else given.to(x) * counts[: len(given), None]
         sums += statistics[:, : len(given)] @ share
-    moments = _of_sums(world.sum(sums), p, rules)
+    moments = _of_sums(sums, p, rules)
     for _ in range(rules.iterations):
         sums, log_likelihood = _expected(moments, rows, world)
         moments = _of_sums(sums, p, rules)
@@ -115,22 +116,21 @@ def maximise_likelihood(
         before = log_likelihood
     w = moments.coefficients()
     found, start = torch.empty(min(len(x), CARRIED_ROWS), len(w), device=x.device), 0
-    for part, _ in _Rows(x[:CARRIED_ROWS], None, chunk, kept_numbers):
+    for part in map(_statistics, torch.split(x[:CARRIED_ROWS], chunk)):
         found[start : start + part.shape[1]] = (w @ part).softmax(dim=0).T
         start += part.shape[1]
     return GaussianMixture.of_moments(*moments), found
 
 
 def _by_component(
-    x: Tensor, responsibilities: Tensor, rules: EMRules, weight: Tensor | None, world: World
+    x: Tensor, responsibilities: Tensor, rules: EMRules, weight: Tensor | None
 ) -> tuple[GaussianMixture, Tensor]:
     """The same for rows of many columns."""
     counts, before = x.new_ones(len(x)) if weight is None else weight.to(x), -math.inf
-    n_rows = world.sum(counts.sum())
+    n_rows = counts.sum()
 
     def moments_of(rows: Tensor, share: Tensor) -> _Moments:
-        sums = sums_of_shares(rows, share)
-        size, first, second = (world.sum(part) for part in sums)
+        size, first, second = sums_of_shares(rows, share)
         size = size + rules.smallest_size
         means = first / size[:, None]
         covariances = second / size[:, None, None] - means[:, :, None] * means[:, None, :]
@@ -142,7 +142,7 @@ def _by_component(
     for _ in range(rules.iterations):
         joint = log_joint(x, *moments)
         nats = joint.logsumexp(dim=1)
-        log_likelihood = float(world.sum(counts @ nats) / n_rows)
+        log_likelihood = float(counts @ nats / n_rows)
         moments = moments_of(x, joint.sub_(nats[:, None]).exp_().mul_(counts[:, None]))
         if abs(log_likelihood - before) < rules.tolerance:
             break
@@ -158,32 +158,53 @@ class _Rows:
         self._parts = torch.split(x, chunk)
         counts = [None] * len(self._parts) if weight is None else torch.split(weight.to(x), chunk)
         self._counts: list[Tensor | None] = list(counts)
-        kept = len(x) * n_statistics(x.shape[1]) <= kept_numbers
-        self._kept = [_statistics(part) for part in self._parts] if kept else None
+        self._is_kept = len(x) * n_statistics(x.shape[1]) <= kept_numbers
+        self._kept = dict[int, Tensor]()
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        statistics = map(_statistics, self._parts) if self._kept is None else iter(self._kept)
-        yield from zip(statistics, self._counts, strict=True)
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """Statistics and weights of a chunk."""
+        statistics = self._kept.get(number)
+        if statistics is None:
+            statistics = _statistics(self._parts[number])
+            if self._is_kept:
+                self._kept[number] = statistics
+        return statistics, self._counts[number]
 
 
 def _expected(moments: _Moments, rows: _Rows, world: World) -> tuple[Tensor, float]:
     """The step E: sums of statistics `(f, K)`, and the mean log-likelihood of the rows, nats."""
-    w, total, count = moments.coefficients(), 0.0, 0.0
-    sums = torch.zeros_like(w.T)
-    for statistics, counts in rows:
-        joint = w @ statistics
-        largest = joint.amax(dim=0)
-        share = joint.sub_(largest).clamp_min_(least_log).exp_()
-        size = share.sum(dim=0)
-        nats = largest + size.log()
-        if counts is None:
-            total, count = total + float(nats.sum()), count + len(size)
-            sums += statistics @ share.div_(size).T
-        else:
-            total, count = total + float(counts @ nats), count + float(counts.sum())
-            sums += statistics @ share.mul_(counts / size).T
-    both = world.sum(torch.tensor([total, count], dtype=torch.float64))
-    return world.sum(sums), float(both[0]) / float(both[1])
+    w = moments.coefficients()
+    if world.size == 1:
+        parts = (_expected_of(w, *rows[number]) for number in range(len(rows)))
+    else:
+        found = world.divided(
+            len(rows),
+            lambda number: torch.cat([part.flatten() for part in _expected_of(w, *rows[number])])[None],
+            like=w.new_empty(0, w.numel() + 2),
+        )
+        parts = ((row[:-2].view_as(w.T), row[-2:]) for row in found)
+    sums, total, count = torch.zeros_like(w.T), 0.0, 0.0
+    for part, numbers in parts:
+        sums += part
+        total, count = total + float(numbers[0]), count + float(numbers[1])
+    return sums, total / count
+
+
+def _expected_of(w: Tensor, statistics: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sums over a chunk of rows: of statistics `(f, K)`, and of log-likelihood, nats, and weights, `(2,)`."""
+    joint = w @ statistics
+    largest = joint.amax(dim=0)
+    share = joint.sub_(largest).clamp_min_(least_log).exp_()
+    size = share.sum(dim=0)
+    nats = largest + size.log()
+    if counts is None:
+        total, weight = nats.sum(), size.new_tensor(len(size))
+        return statistics @ share.div_(size).T, torch.stack([total, weight])
+    total, weight = counts @ nats, counts.sum()
+    return statistics @ share.mul_(counts / size).T, torch.stack([total, weight])
 
 
 def _of_sums(sums: Tensor, p: int, rules: EMRules) -> _Moments:

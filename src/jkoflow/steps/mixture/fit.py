@@ -22,7 +22,6 @@ from jkoflow.global_state import one_blas_thread, warning_filters
 from jkoflow.laws import Background, GaussianMixture
 from jkoflow.particles import Moments, Particles
 from jkoflow.steps.mixture.em import EMRules, maximise_likelihood
-from jkoflow.world import ALONE
 
 __all__ = ["MixtureRules", "fit_mixture", "gaussian_with_background", "mixture_of"]
 
@@ -94,7 +93,7 @@ def _joint(rows: Particles, context: Tensor) -> Particles:
 def _standardised(rows: Particles) -> tuple[Particles, Tensor, Tensor]:
     """The rows in float64 at unit size, and where and how large they were, shape `(p,)` each."""
     x, least = rows.x.double(), torch.finfo(torch.float32).tiny
-    if rows.weight is None and rows.world is ALONE:
+    if rows.weight is None:
         centre, scale = x.mean(dim=0), x.std(dim=0).clamp_min(least)
     else:
         moments = Moments.of(rows.at(x))
@@ -151,10 +150,7 @@ def _with_background(mixture: GaussianMixture, n_rows: float, background: Backgr
 
 
 def _clustered(z: Particles, n_components: int, generator: torch.Generator, rules: MixtureRules) -> Tensor:
-    """Who is whose among the first rows by k-means, shape `(m, K)`.
-
-    With several processes the first one's clusters are those of all.
-    """
+    """Who is whose among the first rows by k-means, shape `(m, K)`."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
     iterations, few = rules.clustering_iterations, z.rows(slice(0, rules.clustered_rows))
     clusters = KMeans(n_components, n_init=1, max_iter=iterations, random_state=seed)
@@ -163,7 +159,4 @@ def _clustered(z: Particles, n_components: int, generator: torch.Generator, rule
         # clusters that could still be improved are a start like any other
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels = clusters.fit_predict(few.x.cpu().numpy(), sample_weight=weight)
-    if z.world is not ALONE:
-        centres = torch.tensor(z.world.broadcast(clusters.cluster_centers_.tolist()), dtype=torch.float64)
-        labels = torch.cdist(few.x.cpu(), centres).argmin(dim=1)
     return one_hot(torch.as_tensor(labels, device=z.x.device).long(), n_components)
