@@ -8,13 +8,13 @@ import pytest
 
 from jkoflow.blocks.ode.family import NetworkRules
 from jkoflow.fitting import fit_table
-from jkoflow.recipe import BudgetRules, ClosingRules, PilotRules, Recipe, UpdateRules
+from jkoflow.recipe import BudgetRules, ClosingRules, LeadRules, PilotRules, Recipe, UpdateRules
 
 __all__ = ["quick_recipe", "use_quick_recipe"]
 
 
 def quick_recipe(*, updates: int = 20) -> Recipe:
-    """Small blocks, `updates` updates each by batches of 64 rows, and closings of up to eight components."""
+    """Small blocks, `updates` updates each by batches of 64 rows, closings of eight components, no lead."""
     return Recipe(
         network=NetworkRules(
             width=16,
@@ -27,6 +27,7 @@ def quick_recipe(*, updates: int = 20) -> Recipe:
             fewest=updates, most_regression=updates, most_objective=updates, batches=(64, 64)
         ),
         pilot=PilotRules(updates=(4, 8)),
+        lead=LeadRules(trial_updates=0),
         budget=BudgetRules(updates=(20, 2 * updates)),
         closing=ClosingRules(
             quick_rows=(500, 500),

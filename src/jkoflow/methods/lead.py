@@ -121,7 +121,8 @@ class _Trial:
         return self._family.new(step.train, step.gamma, generator=step.stream("initial_weights"))
 
     def _train(self, block: Block, step: Step) -> Descent:
-        return descend_on_objective(block, step, self._job.recipe.lead.trial(step.train.dim), "auto")
+        settings = self._job.recipe.lead.trial(len(step.train), step.train.dim)
+        return descend_on_objective(block, step, settings, "auto")
 
 
 @torch.no_grad()
@@ -150,7 +151,7 @@ class _LeadSolver:
 
     def __call__(self, step: Step) -> Solution:
         block = self.trial.block(step, self.tried)
-        settings = step.recipe.lead.training(self.updates, step.train.dim)
+        settings = step.recipe.lead.training(self.updates, len(step.train), step.train.dim)
         done = descend_on_objective(block, step, settings, "auto")
         updates = {"proximal": self.tried + done.updates}
         return Solution.found(

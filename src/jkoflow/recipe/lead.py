@@ -25,8 +25,10 @@ class LeadRules:
             updates up to those of a block that leads: for one of them, or for one more for each so many
             columns. The more columns, the less do blocks that move all of them at once gain instead.
         checkpoints: How often the trial is judged on validation rows, and looks at its time.
+        training_checkpoints: How often the training of a block that leads is judged.
         share: Share of the time left after the trial for the updates of a block that leads.
-        batch: Rows of one update.
+        batches: Fewest and most rows of one update,
+        rows_per_batch_row: and training rows for each of them in between.
         rate: Adam's rate.
         average_share: Share of the newest weights in their average.
         warm_up: Updates over which the rate grows to its full size.
@@ -42,8 +44,10 @@ class LeadRules:
     trial_share: float = 0.08
     columns_per_doubling: int = 16
     checkpoints: int = 24
+    training_checkpoints: int = 20
     share: float = 0.65
-    batch: int = 256
+    batches: tuple[int, int] = (64, 256)
+    rows_per_batch_row: int = 4
     rate: float = 1e-2
     average_share: float = 0.01
     warm_up: int = 20
@@ -52,13 +56,13 @@ class LeadRules:
     most_updates: int = 4000
     most_epochs: int = 150
 
-    def trial(self, columns: int) -> DescentSettings:
+    def trial(self, n_rows: int, columns: int) -> DescentSettings:
         """How the trial descends."""
-        return self._descent(self.trial_updates, columns, self.checkpoints)
+        return self._descent(self.trial_updates, n_rows, columns, self.checkpoints)
 
-    def training(self, updates: int, columns: int) -> DescentSettings:
+    def training(self, updates: int, n_rows: int, columns: int) -> DescentSettings:
         """How a block that leads descends after its trial."""
-        return self._descent(updates, columns, 20)
+        return self._descent(updates, n_rows, columns, self.training_checkpoints)
 
     def doublings(self, columns: int, ratio: float) -> float:
         """Doublings that a trial is credited with.
@@ -75,12 +79,16 @@ class LeadRules:
 
     def most(self, n_rows: int) -> int:
         """Most updates that a budget may lead to."""
-        return max(self.updates(n_rows), int(self.most_epochs * n_rows / self.batch))
+        return max(self.updates(n_rows), int(self.most_epochs * n_rows / self._batch(n_rows)))
 
-    def _descent(self, updates: int, columns: int, checkpoints: int) -> DescentSettings:
+    def _batch(self, n_rows: int) -> int:
+        fewest, most = self.batches
+        return min(max(n_rows // self.rows_per_batch_row, fewest), most)
+
+    def _descent(self, updates: int, n_rows: int, columns: int, checkpoints: int) -> DescentSettings:
         return DescentSettings(
             updates,
-            self.batch,
+            self._batch(n_rows),
             self.rate,
             checkpoints=checkpoints,
             average_share=self.average_share,
