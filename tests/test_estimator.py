@@ -342,7 +342,7 @@ def test_smoothing_is_in_the_model() -> None:
 
 
 def test_budget_records_its_decisions(tmp_path: Path) -> None:
-    quick(budget=0.5).fit(rows(), run=tmp_path / "run")
+    quick(budget=20.0).fit(rows(), run=tmp_path / "run")
     lines = (tmp_path / "run" / "steps.jsonl").read_text().splitlines()
     decided = [json.loads(line)["what"] for line in lines if json.loads(line)["kind"] == "decision"]
     assert "updates" in decided

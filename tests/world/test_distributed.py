@@ -59,6 +59,7 @@ def test_an_error_of_one_process_is_raised_in_both() -> None:
 @pytest.mark.parametrize("gone", [0, 1])
 def test_a_process_that_is_killed_ends_the_other(gone: int) -> None:
     def work(world: World) -> None:
+        world.gather(torch.ones(1))  # both have met before one of them goes
         if world.rank == gone:
             os.kill(os.getpid(), signal.SIGKILL)
         with pytest.raises(ProcessError, match="another process of this run has ended"):
