@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "race"
+from race_modules import FOLDER, imported
+
 MODULES = (
     "density",
     "planar",
@@ -32,15 +32,8 @@ MODULES = (
 @pytest.fixture(scope="module")
 def race() -> Iterator[dict[str, ModuleType]]:
     """The modules of the folder, with it on the path as when they are run."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(FOLDER), str(FOLDER.parent), *sys.path])
-        for name in MODULES:
-            patch.delitem(sys.modules, name, raising=False)
-        yield {name: importlib.import_module(name) for name in MODULES}
-        for name in set(sys.modules) - before:
-            if str(FOLDER.parent) in str(getattr(sys.modules[name], "__file__", None)):
-                del sys.modules[name]
+    with imported(MODULES) as modules:
+        yield modules
 
 
 def bent_rows(n: int = 400) -> np.ndarray:

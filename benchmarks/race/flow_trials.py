@@ -18,6 +18,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,15 @@ from density import Reals, seeded, split
 from timed_descent import Clock, batches, descend
 from torch import Tensor, nn
 
-__all__ = ["AffineThenFlow", "Candidate", "Whitening", "fit_best", "no_whitening", "principal_whitening"]
+__all__ = [
+    "AffineThenFlow",
+    "Candidate",
+    "Whitening",
+    "candidates_of",
+    "fit_best",
+    "no_whitening",
+    "principal_whitening",
+]
 
 FIRST_SHARE, SECOND_SHARE = 1 / 20, 1 / 10
 BACKGROUND_WEIGHT, BACKGROUND_SPREAD = 1e-3, 2.0
@@ -170,6 +179,20 @@ class Trial:
         parts = [self.flow().log_prob(x) for x in torch.split(self.held_out, CHUNK)]
         flow = torch.cat(parts).double().nan_to_num(nan=-math.inf, posinf=-math.inf) + self.whitening.log_det
         return -float(torch.logaddexp(math.log1p(-BACKGROUND_WEIGHT) + flow, self.wide).mean())
+
+
+def candidates_of(make: Callable[..., nn.Module], sizes: Sequence[tuple[int, int, float]]) -> list[Candidate]:
+    """Each size on plain rows, then each on whitened ones.
+
+    Arguments:
+        make: The flow for d columns and `hidden_features`.
+        sizes: Width of both layers, rows of a batch, rate.
+    """
+    return [
+        Candidate(partial(make, hidden_features=(width, width)), whiten, batch, rate)
+        for whiten in (no_whitening, principal_whitening)
+        for width, batch, rate in sizes
+    ]
 
 
 def fit_best(candidates: Sequence[Candidate], train: Reals, *, budget: float, seed: int) -> AffineThenFlow:

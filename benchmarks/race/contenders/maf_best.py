@@ -13,7 +13,7 @@ from functools import partial
 
 import zuko
 from density import Reals
-from flow_trials import AffineThenFlow, Candidate, fit_best, no_whitening, principal_whitening
+from flow_trials import AffineThenFlow, candidates_of, fit_best
 
 SETTINGS_TRIED = 5
 TRANSFORMS = 5
@@ -23,14 +23,5 @@ SIZES = ((128, 200, 3e-3), (256, 200, 2e-3), (512, 100, 1e-3))
 
 def fit(train: Reals, *, budget: float, seed: int) -> AffineThenFlow:
     """Fit to the rows."""
-    candidates = [
-        Candidate(
-            partial(zuko.flows.MAF, transforms=TRANSFORMS, hidden_features=(width, width)),
-            whiten,
-            batch,
-            rate,
-        )
-        for whiten in (no_whitening, principal_whitening)
-        for width, batch, rate in SIZES
-    ]
-    return fit_best(candidates, train, budget=budget, seed=seed)
+    make = partial(zuko.flows.MAF, transforms=TRANSFORMS)
+    return fit_best(candidates_of(make, SIZES), train, budget=budget, seed=seed)

@@ -12,7 +12,7 @@ from functools import partial
 
 import zuko
 from density import Reals
-from flow_trials import AffineThenFlow, Candidate, fit_best, no_whitening, principal_whitening
+from flow_trials import AffineThenFlow, candidates_of, fit_best
 
 from contenders.nsf import SETTINGS_TRIED as SETTINGS_TRIED
 from contenders.nsf import TRANSFORMS
@@ -23,14 +23,5 @@ SIZES = ((64, 500, 1e-2), (128, 500, 1e-2), (256, 200, 2e-3))
 
 def fit(train: Reals, *, budget: float, seed: int) -> AffineThenFlow:
     """Fit to the rows."""
-    candidates = [
-        Candidate(
-            partial(zuko.flows.NSF, transforms=TRANSFORMS, hidden_features=(width, width)),
-            whiten,
-            batch,
-            rate,
-        )
-        for whiten in (no_whitening, principal_whitening)
-        for width, batch, rate in SIZES
-    ]
-    return fit_best(candidates, train, budget=budget, seed=seed)
+    make = partial(zuko.flows.NSF, transforms=TRANSFORMS)
+    return fit_best(candidates_of(make, SIZES), train, budget=budget, seed=seed)

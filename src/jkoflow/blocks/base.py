@@ -78,6 +78,35 @@ class Source(Protocol):
         """
 
 
+class SourcedMap(Protocol):
+    """A block that computes the density of the law that it takes to N(0, I), and draws from it."""
+
+    def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """See `Source.log_prob`."""
+
+    def source_draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """See `Source.draw`."""
+
+
+@dataclass(frozen=True)
+class KnownSource:
+    """The `Source` of such a block.
+
+    Arguments:
+        block: The block.
+    """
+
+    block: SourcedMap
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density at x, shape `(n,)`, nats, float64."""
+        return self.block.source_log_prob(x, context)
+
+    def draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Rows of the law, shape `(n, d)`, float64."""
+        return self.block.source_draw(noise, context)
+
+
 class Block(nn.Module, ABC):
     """One step of the flow.
 

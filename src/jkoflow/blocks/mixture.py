@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from jkoflow.blocks.base import Block, Inverse, Shape, Source
+from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
 from jkoflow.blocks.mixture_quantile import (
+    component_of,
     conditional_quantiles,
     least_log,
     log_root_two_pi,
@@ -38,19 +38,6 @@ from jkoflow.storage.chunks import MIXTURE_PULLED_NUMBERS, MIXTURE_PUSHED_NUMBER
 from jkoflow.storage.entries import checked_whole, require_names
 
 __all__ = ["MixtureBlock", "mean_of_mixtures", "mixture_map"]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The mixture of a block, as the law that its map takes to N(0, I)."""
-
-    block: MixtureBlock
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.block.source_log_prob(x, context)
-
-    def draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.block.source_draw(noise, context)
 
 
 class MixtureBlock(Block):
@@ -181,7 +168,7 @@ class MixtureBlock(Block):
 
     def source(self, law: Law) -> Source | None:
         """The mixture, or the mixture given the context, where the map is to N(0, I)."""
-        return _Source(self) if law.is_standard else None
+        return KnownSource(self) if law.is_standard else None
 
     def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x), or log p(x | c): a sum over components, which needs no distribution function."""
@@ -249,12 +236,8 @@ class MixtureBlock(Block):
         if context is not None:
             log_w = self._log_joint(context)
         w = torch.softmax(log_w, dim=1)
-        position, above = torch.special.ndtr(noise[:, :1]), w.cumsum(dim=1)
-        component = torch.searchsorted(above, position * above[:, -1:]).clamp_max(self.n_components - 1)
-        share = w.gather(1, component)
-        left = (position * above[:, -1:] - above.gather(1, component) + share) / share
-        half = torch.finfo(noise.dtype).eps
-        u = torch.cat([torch.special.ndtri(left.clamp(half, 1 - half)), noise[:, 1:]], dim=1)
+        component, first = component_of(noise[:, :1], w)
+        u = torch.cat([first, noise[:, 1:]], dim=1)
         inverse, means = self.inverse_factors.double()[component[:, 0]], self.means.double()[component[:, 0]]
         if context is not None:
             given = inverse[:, :c, :c] @ (context - means[:, :c])[..., None]

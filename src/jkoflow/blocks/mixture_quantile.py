@@ -116,6 +116,26 @@ def _log_mills_ratio(z: Tensor) -> Tensor:
     return torch.where(z < 0, of_tail, torch.special.log_ndtr(above) + 0.5 * above.square() + log_root_two_pi)
 
 
+def component_of(noise: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """The component that a row of noise chooses, and the standard normal number that is left of it.
+
+    The component is the quantile of Phi(noise); what is left of that within the component is uniform again.
+
+    Arguments:
+        noise: Standard normal, shape `(n, 1)`.
+        w: Weights of the components of each row, shape `(n, K)`.
+
+    Returns:
+        Both of shape `(n, 1)`.
+    """
+    position, above = torch.special.ndtr(noise), w.cumsum(dim=1)
+    component = torch.searchsorted(above, position * above[:, -1:]).clamp_max(w.shape[1] - 1)
+    share = w.gather(1, component)
+    left = (position * above[:, -1:] - above.gather(1, component) + share) / share
+    half = torch.finfo(noise.dtype).eps
+    return component, torch.special.ndtri(left.clamp(half, 1 - half))
+
+
 def tail_log_slopes(u: Tensor, log_w: Tensor, log_rate: Tensor, y: Tensor) -> Tensor:
     """log dy/dt of y = Phi^{-1}(sum_k w_k Phi(u_k)), shape `(n, p)`, with all its digits far in the tail.
 

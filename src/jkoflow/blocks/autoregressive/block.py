@@ -14,7 +14,7 @@ Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (25).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from jkoflow.blocks.autoregressive.conditionals import Conditionals, ConditionalsShape
 from jkoflow.blocks.autoregressive.pull import draw_rows, pull_rows
-from jkoflow.blocks.base import Block, Inverse, Shape, Source
+from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
 from jkoflow.blocks.finite import require_finite
 from jkoflow.blocks.mixture_quantile import log_root_two_pi, quantile_by_logarithms, rules, tail_log_slopes
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
@@ -31,19 +31,6 @@ from jkoflow.storage.chunks import MIXTURE_PULLED_NUMBERS
 from jkoflow.storage.entries import checked_real, checked_whole, require_names
 
 __all__ = ["AutoregressiveBlock"]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The density of a block, as the law that its map takes to N(0, I)."""
-
-    block: AutoregressiveBlock
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.block.source_log_prob(x, context)
-
-    def draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.block.source_draw(noise, context)
 
 
 class AutoregressiveBlock(Block):
@@ -156,9 +143,7 @@ class AutoregressiveBlock(Block):
     @torch.no_grad()
     def invert(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Inverse:
         """Column by column, each by a bracketed Newton iteration, with the error that was reached."""
-        del tolerance
-        x = torch.empty_like(y)
-        x[:, self.order] = pull_rows(self.conditionals, y[:, self.order].double(), context).to(y)
+        x = self.pull(y, context, tolerance=tolerance)
         return Inverse(x, (self.push(x, context) - y).norm(dim=1))
 
     def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
@@ -170,7 +155,7 @@ class AutoregressiveBlock(Block):
 
     def source(self, law: Law) -> Source | None:
         """The density, or the density given the context, where the map is to N(0, I)."""
-        return _Source(self) if law.is_standard else None
+        return KnownSource(self) if law.is_standard else None
 
     def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x | c), shape `(n,)`, nats, float64."""
@@ -188,9 +173,7 @@ class AutoregressiveBlock(Block):
         like = self.conditionals.centre
         ordered = x[:, self.order].to(like)
         found = self.conditionals.components(ordered, None if context is None else context.to(like))
-        log_w, location, log_scale = (
-            part.double() for part in (found.log_w, found.location, found.log_scale)
-        )
+        log_w, location, log_scale = (part.double() for part in found)
         u = (ordered.double()[:, None] - location) * torch.exp(-log_scale)
         z = quantile_by_logarithms(u, log_w)  # one way, whether gradients are wanted or not
         heights = log_w - 0.5 * u.square() - log_scale - log_root_two_pi

@@ -14,6 +14,7 @@ Source: Germain, Gregor, Murray & Larochelle (2015), arXiv 1502.03509; Uria, Mur
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +22,10 @@ from torch import Tensor, nn
 
 from jkoflow.blocks.autoregressive.head import Columns, Components, components_of, log_densities, n_outputs
 from jkoflow.blocks.autoregressive.network import MaskedNetwork
+from jkoflow.blocks.mixture_quantile import log_root_two_pi
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 
 __all__ = ["Conditionals", "ConditionalsShape", "bounded"]
-
-_log_root_two_pi = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -103,32 +103,23 @@ class Conditionals(nn.Module):
     def log_prob_by_column(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x_i | x_<i, c), shape `(n, d)`, nats."""
         by_hand = not (x.requires_grad or is_transformed(x))
-        features, linear = self._seen(x, context)
         parts = []
-        for number, group in enumerate(self.network.groups):
-            columns = slice(group.start, group.stop)
-            said, own = self.network.of_group(features, number), self._own(columns)
-            at, moved, kinds, reach = x[:, columns], linear[:, columns], self.shape.n_fixed, self.shape.reach
-            if by_hand:
-                parts.append(log_densities(said, at, moved, own, n_fixed=kinds, reach=reach))
-            else:
-                parts.append(_log_density(at, components_of(said, moved, own, n_fixed=kinds, reach=reach)))
+        for columns, said, linear in self._by_group(x, context):
+            at, own = x[:, columns], self._own(columns)
+            tell = log_densities if by_hand else _log_densities
+            parts.append(tell(said, at, linear, own, n_fixed=self.shape.n_fixed, reach=self.shape.reach))
         share = self.wide_log_w.logsumexp(dim=0).exp()
         return torch.logaddexp(torch.cat(parts, dim=1) + torch.log1p(-share), self._background(x))
 
     def components(self, x: Tensor, context: Tensor | None = None) -> Components:
         """The conditional mixtures of all columns with their background, by plain operations."""
-        features, linear = self._seen(x, context)
-        parts = []
-        for number, group in enumerate(self.network.groups):
-            columns = slice(group.start, group.stop)
-            said, own = self.network.of_group(features, number), self._own(columns)
-            parts.append(
-                components_of(
-                    said, linear[:, columns], own, n_fixed=self.shape.n_fixed, reach=self.shape.reach
-                )
+        parts = [
+            components_of(
+                said, linear, self._own(columns), n_fixed=self.shape.n_fixed, reach=self.shape.reach
             )
-        found = Components(*(torch.cat(part, dim=2) for part in zip(*map(_fields, parts), strict=True)))
+            for columns, said, linear in self._by_group(x, context)
+        ]
+        found = Components(*(torch.cat(part, dim=2) for part in zip(*parts, strict=True)))
         return self.with_background(found, slice(None))
 
     def with_background(self, found: Components, columns: slice) -> Components:
@@ -143,7 +134,7 @@ class Conditionals(nn.Module):
         )
         wide = Components(*(part.expand(n, -1, -1).to(found.log_w) for part in shapes))
         own = Components(found.log_w + torch.log1p(-share), found.location, found.log_scale)
-        return Components(*(torch.cat(pair, dim=1) for pair in zip(_fields(own), _fields(wide), strict=True)))
+        return Components(*(torch.cat(pair, dim=1) for pair in zip(own, wide, strict=True)))
 
     def inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the network sees of rows, `(n, 2 d + c)`, and context and rows side by side, `(n, c + d)`."""
@@ -168,11 +159,14 @@ class Conditionals(nn.Module):
             if bool((part * (1 - mask)).any()):
                 raise ValueError(f"tensor {name}: expected zeros where a column must not be seen")
 
-    def _seen(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The network's last hidden layer, and the regression of each column on those before it."""
+    def _by_group(self, x: Tensor, context: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Each group of columns, what the network says of it, and its regression on the columns before."""
         inputs, rows = self.inputs(x, context)
         linear = torch.nn.functional.linear(rows - self.centre, self.regression * self.earlier)
-        return self.network.features(inputs), linear
+        features = self.network.features(inputs)
+        for number, group in enumerate(self.network.groups):
+            columns = slice(group.start, group.stop)
+            yield columns, self.network.of_group(features, number), linear[:, columns]
 
     def _own(self, columns: slice) -> Columns:
         return Columns(self.log_w[:, columns], self.mean[:, columns], self.log_scale[:, columns])
@@ -180,7 +174,7 @@ class Conditionals(nn.Module):
     def _background(self, x: Tensor) -> Tensor:
         """The logarithm of e background(x_i), shape `(n, d)`."""
         z = (x - self.wide_centre)[:, None] / self.wide_scale
-        heights = self.wide_log_w[:, None] - 0.5 * z.square() - self.wide_scale.log() - _log_root_two_pi
+        heights = self.wide_log_w[:, None] - 0.5 * z.square() - self.wide_scale.log() - log_root_two_pi
         return heights.logsumexp(dim=1)
 
 
@@ -189,10 +183,10 @@ def bounded(u: Tensor, *, largest: float = 4.0) -> Tensor:
     return u * (1 + (u / largest).square()).rsqrt()
 
 
-def _log_density(x: Tensor, found: Components) -> Tensor:
+def _log_densities(
+    said: Tensor, x: Tensor, linear: Tensor, own: Columns, *, n_fixed: int, reach: float
+) -> Tensor:
+    """`log_densities` by plain operations, which torch can differentiate in `x`, too."""
+    found = components_of(said, linear, own, n_fixed=n_fixed, reach=reach)
     z = (x[:, None] - found.location) * torch.exp(-found.log_scale)
-    return torch.logsumexp(found.log_w - 0.5 * z.square() - found.log_scale, dim=1) - _log_root_two_pi
-
-
-def _fields(found: Components) -> tuple[Tensor, Tensor, Tensor]:
-    return found.log_w, found.location, found.log_scale
+    return torch.logsumexp(found.log_w - 0.5 * z.square() - found.log_scale, dim=1) - log_root_two_pi

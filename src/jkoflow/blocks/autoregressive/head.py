@@ -20,17 +20,15 @@ ours.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Columns", "Components", "components_of", "log_densities", "n_outputs"]
+from jkoflow.blocks.mixture_quantile import log_root_two_pi
 
-_log_root_two_pi = 0.5 * math.log(2 * math.pi)
+__all__ = ["Columns", "Components", "components_of", "log_densities", "n_outputs"]
 
 
 class Columns(NamedTuple):
@@ -47,8 +45,7 @@ class Columns(NamedTuple):
     log_scale: Tensor
 
 
-@dataclass(frozen=True)
-class Components:
+class Components(NamedTuple):
     """The conditional mixtures of some rows and columns, spelled out.
 
     Arguments:
@@ -142,7 +139,7 @@ class _LogDensities(torch.autograd.Function):
             shift = said[:, k : k + 2].clone()
             ctx.save_for_backward(z, shares, weights, rate, bend, inverse, shift, mean)
             ctx.n_fixed = n_fixed
-        return (joint - total).squeeze(1).sub_(_log_root_two_pi)
+        return (joint - total).squeeze(1).sub_(log_root_two_pi)
 
     @staticmethod
     @once_differentiable

@@ -19,7 +19,7 @@ from torch.nn.functional import silu
 from jkoflow.blocks.autoregressive.conditionals import Conditionals, bounded
 from jkoflow.blocks.autoregressive.head import Columns, Components, components_of
 from jkoflow.blocks.autoregressive.network import MaskedLinear, degrees_of
-from jkoflow.blocks.mixture_quantile import conditional_quantiles
+from jkoflow.blocks.mixture_quantile import component_of, conditional_quantiles
 
 __all__ = ["draw_rows", "pull_rows"]
 
@@ -84,7 +84,7 @@ class _Columns:
     def _components(self, said: Tensor, column: int) -> Components:
         """The conditional mixture of one column, its background among its components."""
         every, this = self._all, slice(column, column + 1)
-        slopes = (every.regression * every.earlier)[column]
+        slopes = every.regression[column] * every.earlier[column]
         linear = (self._rows - every.centre) @ slopes if column or self._c else said.new_zeros(len(said))
         own = Columns(every.log_w[:, this], every.mean[:, this], every.log_scale[:, this])
         shape = every.shape
@@ -115,22 +115,13 @@ class _Columns:
 
 def _quantile(z: Tensor, found: Components) -> Tensor:
     """The quantile of Phi(z) under the mixture of one column, shape `(n,)`, float64."""
-    log_w, location, log_scale = (
-        part[:, :, 0].double() for part in (found.log_w, found.location, found.log_scale)
-    )
+    log_w, location, log_scale = (part[:, :, 0].double() for part in found)
     return conditional_quantiles(z, location, (-log_scale).exp(), log_w)
 
 
 def _drawn(noise: Tensor, found: Components) -> Tensor:
     """A draw of the mixture of one column, shape `(n,)`, float64."""
-    log_w, location, log_scale = (
-        part[:, :, 0].double() for part in (found.log_w, found.location, found.log_scale)
-    )
-    position, above = torch.special.ndtr(noise[:, None]), log_w.exp().cumsum(dim=1)
-    position = position * above[:, -1:]
-    component = torch.searchsorted(above, position).clamp_max(above.shape[1] - 1)
-    share = log_w.exp().gather(1, component)
-    left, half = (position - above.gather(1, component) + share) / share, torch.finfo(noise.dtype).eps
-    u = torch.special.ndtri(left.clamp(half, 1 - half))
+    log_w, location, log_scale = (part[:, :, 0].double() for part in found)
+    component, u = component_of(noise[:, None], log_w.exp())
     value: Tensor = (location.gather(1, component) + log_scale.gather(1, component).exp() * u)[:, 0]
     return value
