@@ -97,8 +97,9 @@ def test_every_method_lowers_the_nll_with_the_same_stack(
     flow = train(method, state, (0.3, math.inf), 40, runtime, lambda number: False)
     # a started block bears the step size that its rows tell, which lies between these two
     least, most = ou_gammas(0.3) if method == "started" else (0.3, 0.3)
-    assert least <= flow[0].gamma <= most
-    assert math.isinf(flow[1].gamma)
+    first, last = flow
+    assert least <= first.gamma <= most
+    assert math.isinf(last.gamma)
     assert {block.velocity.width for block in flow} == {16}
     before = -float(StandardNormal(2).log_prob(problem.validation).mean())
     assert -float(script.log_prob(flow, problem.validation).mean()) < before
