@@ -76,7 +76,7 @@ def test_resumed_after_any_block_is_the_same_model(options: dict[str, Any], tmp_
 
 
 def test_decisions_of_a_budget_are_on_record_before_their_step(tmp_path: Path) -> None:
-    fit_run(stored(tmp_path), tmp_path / "run", settings(budget=1.0))
+    fit_run(stored(tmp_path), tmp_path / "run", settings(budget=4.0))
     records = read_steps(tmp_path / "run")
     trained = [r for r in records if r["kind"] == "step" and r["finished_on"] != "closed_form"]
     assert trained
