@@ -1,6 +1,6 @@
 r"""`objective="auto"`: the default fit, which asks validation rows what a table needs.
 
-    default             pilot fits -> rounds of blocks, each round ended by a closing -> Gaussian if no worse
+    default             lead -> pilot fits -> rounds of blocks, each with a closing -> Gaussian if no worse
     gamma= given        pilot fits -> Gaussian step, where it helps -> blocks -> Gaussian if no worse
     closing=None        pilot fits -> blocks
 
@@ -24,7 +24,13 @@ from jkoflow.methods.pilot import Pilot, timed_pilot
 from jkoflow.methods.rounds import closed_rounds
 from jkoflow.methods.started import affordable_blocks, shares_of, started_solver
 from jkoflow.steps import State, improves
-from jkoflow.steps.gaussian import best_whitening, take_closed_form, take_gaussian, whitening_of_all_rows
+from jkoflow.steps.gaussian import (
+    Whitening,
+    best_whitening,
+    take_closed_form,
+    take_gaussian,
+    whitening_of_all_rows,
+)
 from jkoflow.steps.solvers import can_be_started
 
 __all__ = ["automatic"]
@@ -41,14 +47,16 @@ def automatic(state: State, job: Job) -> State:
     rounds = job.settings.gamma == "auto" and job.settings.closing == "auto"
     alone = job.settings.closing != "auto"
     led = with_lead(state, job) if rounds else state
+    if len(led.flow) and not _has_time_after(led, job):
+        led = replace(led, ended="the budget leaves no time for blocks after the first")
+        return _unless_gaussian(led, state, _gaussian(state, job), job)
     chosen = job.journal.decide(
         "pilot", lambda: timed_pilot(led, job, gaussian_first=not rounds and not alone), kinds=(dict,)
     )
-    choice, least = Pilot.from_record(chosen, job.family.variants), job.recipe.keep.least_variance
+    choice = Pilot.from_record(chosen, job.family.variants)
     if alone:
         return _blocks_alone(state, choice, job)
-    gaussian = best_whitening(state, job.runtime, least_variance=least)
-    start = led
+    start, gaussian = led, _gaussian(state, job)
     if choice.affine_first:
         start = job.journal.step(
             state.number + 1,
@@ -59,6 +67,38 @@ def automatic(state: State, job: Job) -> State:
     if job.settings.max_blocks <= len(start.flow):
         return start
     after = closed_rounds(start, choice, job) if rounds else _blocks_alone(start, choice, job)
+    return _unless_gaussian(after, state, gaussian, job)
+
+
+def _has_time_after(led: State, job: Job) -> bool:
+    """Whether a budget has time for blocks after an autoregressive one."""
+    if not job.journal.limited:
+        return True
+    share = job.recipe.lead.least_after
+    return bool(
+        job.journal.decide(
+            "blocks after the first",
+            lambda: job.journal.leaves(share, beside=0.0),
+            kinds=(bool,),
+            block=led.number,
+            round=0,
+        )
+    )
+
+
+def _gaussian(state: State, job: Job) -> Whitening:
+    return best_whitening(state, job.runtime, least_variance=job.recipe.keep.least_variance)
+
+
+def _unless_gaussian(after: State, state: State, gaussian: Whitening, job: Job) -> State:
+    """The state after a flow, or after a Gaussian alone where the flow is no better by more than chance.
+
+    Arguments:
+        after: After the last block.
+        state: Before the first.
+        gaussian: The Gaussian of the training rows, which is fitted to all rows where it is taken.
+        job: The fit.
+    """
     if after.beats(gaussian.after, standard_errors=job.recipe.keep.flow_standard_errors):
         return after
     again, background = replace(state, number=after.number), job.recipe.closing.background
@@ -66,7 +106,11 @@ def automatic(state: State, job: Job) -> State:
         after.number + 1,
         -1,
         solve=lambda: whitening_of_all_rows(
-            state, job.runtime, gaussian.covariance, least_variance=least, background=background
+            state,
+            job.runtime,
+            gaussian.covariance,
+            least_variance=job.recipe.keep.least_variance,
+            background=background,
         ),
         take=lambda solution: take_gaussian(again, solution, before=gaussian),
     )

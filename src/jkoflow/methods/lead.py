@@ -4,21 +4,25 @@ r"""A lead: an autoregressive block as the first step, where it says more of the
 
 Columns with spikes, edges or very different widths, and many columns, are better told one after the other
 than by a mixture or by steps that move all of them at once. Which it is, validation rows say: a short trial
-is compared with the closing that would end a fit at once. Source: ours, docs/method.md.
+is compared with the closing that would end a fit at once. Where rows like one say more of the next column
+than the network learns, the block gets kernels at the leaves of trees, too. Source: ours, docs/method.md.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from jkoflow.blocks import Block, family_named
+from jkoflow.blocks.autoregressive import AutoregressiveBlock, LeafRules
 from jkoflow.blocks.log_det import push_block_with_log_det
 from jkoflow.fold import proximal_fold
-from jkoflow.journal import Solution
+from jkoflow.journal import Journal, Solution
 from jkoflow.laws import Law
 from jkoflow.methods.base import Job
 from jkoflow.methods.closing import ClosingSearch, quick_search
@@ -50,16 +54,19 @@ def with_lead(state: State, job: Job) -> State:
     if not decided["leads"]:
         return replace(state, closing=closing)
 
+    share = rules.share_beside_leaves if decided["leaves"] else rules.share
+
     def affordable() -> int:
         most = (rules.trial_updates, rules.most(n_rows))
-        return job.journal.how_many(decided["seconds"], most, share=rules.share)
+        return job.journal.how_many(decided["seconds"], most, share=share)
 
     updates = rules.updates(n_rows)
     if job.journal.limited:
         updates = int(
             job.journal.decide("updates", affordable, kinds=(int,), block=state.number + 1, round=0)
         )
-    solver = _LeadSolver(trial, int(decided["updates"]), updates)
+    seconds = float(decided["tree_seconds"]) if decided["leaves"] else None
+    solver = _LeadSolver(trial, int(decided["updates"]), updates, seconds, job.journal)
     keep = improves(job.recipe.keep.standard_errors)
     return proximal_fold(state, (math.inf,), replace(job.fold(solver), keep=keep))
 
@@ -74,7 +81,7 @@ class _Trial:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._family = family_named("autoregressive", **job.recipe.of_blocks)
-        self._block: Block | None = None
+        self._block: AutoregressiveBlock | None = None
 
     def against(self, state: State, closing: Block | None) -> dict[str, object]:
         """Whether the block beats a closing, the updates of its trial, and CPU-seconds of one of them.
@@ -104,11 +111,32 @@ class _Trial:
         if journal.limited:
             later = journal.how_many(seconds / done.updates, (1, later), share=rules.share)
         doublings = rules.doublings(state.train.dim, later / done.updates)
-        gain = _log_prob(block, rows, law) - log_prob + doublings * _gain_of_half(done)
-        leads = is_significant(rows, gain, standard_errors=job.recipe.keep.standard_errors)
-        return {"leads": leads, "updates": done.updates, "seconds": seconds / done.updates}
+        by_network = _log_prob(block, rows, law)
+        by_leaves, spent = journal.timed(lambda: self._gain_of_leaves(block, step, by_network))
+        errors = job.recipe.keep.standard_errors
+        leaves = rows.mean(by_leaves) > rules.leaf_gain_nats
+        leaves = leaves and is_significant(rows, by_leaves, standard_errors=errors)
+        gain = by_network + leaves * by_leaves - log_prob + doublings * _gain_of_half(done)
+        return {
+            "leads": is_significant(rows, gain, standard_errors=errors),
+            "updates": done.updates,
+            "seconds": seconds / done.updates,
+            "leaves": leaves,
+            "tree_seconds": rules.seconds_of_a_tree(spent, len(state.train), state.train.dim),
+        }
 
-    def block(self, step: Step, updates: int) -> Block:
+    def _gain_of_leaves(self, block: AutoregressiveBlock, step: Step, by_network: Tensor) -> Tensor:
+        """What kernels of few trees of some columns add to log-densities, as if of all columns, nats."""
+        rules, dim = self._job.recipe.lead, step.train.dim
+        count = min(dim, rules.leaf_columns)
+        columns = sorted({round(place) for place in np.linspace(0, dim - 1, count)})
+        _grow(block, step, rules.leaf_trial, columns)
+        rows = step.validation.rows(slice(0, len(by_network)))
+        gain = _log_prob(block, rows, step.functional.law) - by_network
+        block.conditionals.leaves = None
+        return gain * (dim / count)
+
+    def block(self, step: Step, updates: int) -> AutoregressiveBlock:
         """The block after so many updates of its trial."""
         found = self._block
         self._block = None
@@ -117,8 +145,10 @@ class _Trial:
             self._train(found, replace(step, stop=lambda phase, made: made >= updates))
         return found
 
-    def _new(self, step: Step) -> Block:
-        return self._family.new(step.train, step.gamma, generator=step.stream("initial_weights"))
+    def _new(self, step: Step) -> AutoregressiveBlock:
+        block = self._family.new(step.train, step.gamma, generator=step.stream("initial_weights"))
+        assert isinstance(block, AutoregressiveBlock)
+        return block
 
     def _train(self, block: Block, step: Step) -> Descent:
         settings = self._job.recipe.lead.trial(len(step.train), step.train.dim)
@@ -141,19 +171,64 @@ def _gain_of_half(done: Descent) -> float:
     return max(0.0, (half[-1] if half else done.first) - done.best)
 
 
+def _grow(
+    block: AutoregressiveBlock, step: Step, rules: LeafRules, columns: Sequence[int] | None = None
+) -> None:
+    """Give a block kernels by rows of a step, where validation rows like them."""
+    generator = step.stream("leaves")
+    count = rules.most_rows + max(rules.held_rows)
+    rows = (
+        step.train.rows(slice(0, count)) if step.train.weight is None else step.train.draw(count, generator)
+    )
+    judged = step.validation.rows(slice(0, step.recipe.keep.judged_densities))
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    block.grow_leaves(rows, judged, rules, seed, columns)
+
+
 @dataclass(frozen=True)
 class _LeadSolver:
-    """Trains the block of a trial to its end."""
+    """Trains the block of a trial to its end, and grows its trees.
+
+    Arguments:
+        trial: It has the block.
+        tried: Updates of the trial.
+        updates: Updates after it.
+        tree_seconds: CPU-seconds of one tree of every column; None for no trees.
+        journal: It knows how many there is time for.
+    """
 
     trial: _Trial
     tried: int
     updates: int
+    tree_seconds: float | None
+    journal: Journal
 
     def __call__(self, step: Step) -> Solution:
         block = self.trial.block(step, self.tried)
-        settings = step.recipe.lead.training(self.updates, len(step.train), step.train.dim)
+        rules = step.recipe.lead
+        settings = rules.training(self.updates, len(step.train), step.train.dim)
         done = descend_on_objective(block, step, settings, "auto")
-        updates = {"proximal": self.tried + done.updates}
+        trees = self._trees(step)
+        if trees >= rules.trees[0]:
+            _grow(block, step, rules.with_trees(trees))
         return Solution.found(
-            block, "proximal", updates=updates, retries=done.retries, best_update=done.best_update
+            block,
+            "proximal",
+            updates={"proximal": self.tried + done.updates},
+            retries=done.retries,
+            best_update=done.best_update,
+            trees=0 if block.conditionals.leaves is None else trees,
         )
+
+    def _trees(self, step: Step) -> int:
+        rules, seconds = step.recipe.lead, self.tree_seconds
+        if seconds is None:
+            return 0
+        if not self.journal.limited:
+            return sum(rules.leaves.trees)
+
+        def affordable() -> int:
+            return self.journal.how_many(seconds, (0, rules.trees[1]), share=rules.leaf_share)
+
+        where = {"block": step.number, "round": step.round}
+        return int(self.journal.decide("trees", affordable, kinds=(int,), **where))

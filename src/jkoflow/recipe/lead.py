@@ -6,8 +6,9 @@ Source: measured on held-out rows of training tables, docs/performance.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from jkoflow.blocks.autoregressive import LeafRules
 from jkoflow.recipe.descent import DescentSettings
 
 __all__ = ["LeadRules"]
@@ -27,6 +28,16 @@ class LeadRules:
         checkpoints: How often the trial is judged on validation rows, and looks at its time.
         training_checkpoints: How often the training of a block that leads is judged.
         share: Share of the time left after the trial for the updates of a block that leads.
+        leaves: How trees are grown for a block that leads, where their kernels are worth their place.
+        leaf_trial: The same for a trial, of fewer trees on fewer rows.
+        leaf_columns: Columns whose trees the trial grows, at most.
+        leaf_gain_nats: Gain of the kernels on validation rows, of all columns, that a trial must promise:
+            each row that is scored, and more so each that is pulled, pays for them.
+        leaf_share: Share of the time left after the updates for growing trees.
+        share_beside_leaves: As `share`, where trees are grown.
+        trees: Trees of a column below which none are grown, and the most under any budget.
+        leaf_rows_power: The CPU time of a tree, its kernels included, grows like this power of its rows.
+        least_after: Share of a budget below which no further block is tried after one that leads.
         batches: Fewest and most rows of one update,
         rows_per_batch_row: and training rows for each of them in between.
         rate: Adam's rate.
@@ -46,6 +57,17 @@ class LeadRules:
     checkpoints: int = 24
     training_checkpoints: int = 20
     share: float = 0.65
+    leaves: LeafRules = field(default_factory=LeafRules)
+    leaf_trial: LeafRules = field(
+        default_factory=lambda: LeafRules(trees=(4, 4), most_rows=6000, held_rows=(50, 500))
+    )
+    leaf_columns: int = 6
+    leaf_gain_nats: float = 0.05
+    leaf_share: float = 0.7
+    share_beside_leaves: float = 0.5
+    trees: tuple[int, int] = (6, 56)
+    leaf_rows_power: float = 0.65
+    least_after: float = 0.25
     batches: tuple[int, int] = (64, 256)
     rows_per_batch_row: int = 4
     rate: float = 1e-2
@@ -72,6 +94,24 @@ class LeadRules:
             ratio: Updates of a block that leads over those of the trial, at least 1.
         """
         return min(math.log2(max(ratio, 2.0)), max(1.0, columns / self.columns_per_doubling))
+
+    def seconds_of_a_tree(self, trial: float, n_rows: int, columns: int) -> float:
+        """CPU-seconds of one more tree of every column.
+
+        Arguments:
+            trial: CPU-seconds of the trees of the trial.
+            n_rows: Training rows.
+            columns: d.
+        """
+        rows = min(n_rows, self.leaves.most_rows) / min(n_rows, self.leaf_trial.most_rows)
+        tried = sum(self.leaf_trial.trees) * min(columns, self.leaf_columns)
+        return trial * columns / tried * float(rows**self.leaf_rows_power)
+
+    def with_trees(self, number: int) -> LeafRules:
+        """How so many trees of a column are grown, divided among both groups as ever."""
+        first, second = self.leaves.trees
+        of_first = round(number * first / (first + second))
+        return replace(self.leaves, trees=(of_first, number - of_first))
 
     def updates(self, n_rows: int) -> int:
         """Updates of a block that leads without a budget."""

@@ -2,5 +2,6 @@
 
 from jkoflow.blocks.autoregressive.block import AutoregressiveBlock
 from jkoflow.blocks.autoregressive.family import AutoregressiveFamily, AutoregressiveRules
+from jkoflow.blocks.autoregressive.leaf_rules import LeafRules
 
-__all__ = ["AutoregressiveBlock", "AutoregressiveFamily", "AutoregressiveRules"]
+__all__ = ["AutoregressiveBlock", "AutoregressiveFamily", "AutoregressiveRules", "LeafRules"]

@@ -5,7 +5,8 @@ r"""The triangular map of a density with conditional mixtures, whose parameters 
 It is the Knothe-Rosenblatt rearrangement of p to N(0, I); its Jacobian is triangular, so that the determinant
 costs nothing beside the density. At gamma = infinity the proximal objective, E[V(T(x))] - E[log|det dT(x)|],
 is -E[log p(x)] up to a constant, which is what training then sees; at a finite gamma the map itself is
-differentiated.
+differentiated. With kernels at the leaves of trees the map jumps where an earlier column crosses a split: it
+is a bijection still, and its density exact, but it has no Lipschitz constant.
 
 Source: Rosenblatt (1952), "Remarks on a multivariate transformation", Ann. Math. Statist. 23(3), eq. (1);
 Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (25).
@@ -13,21 +14,26 @@ Cheng, Lu, Tan & Xie (2024), arXiv 2310.17582, eq. (25).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from jkoflow.blocks.autoregressive.conditionals import Conditionals, ConditionalsShape
+from jkoflow.blocks.autoregressive.head import Components
+from jkoflow.blocks.autoregressive.leaf_growth import grow_leaves
+from jkoflow.blocks.autoregressive.leaf_kernels import LeafKernels, LeafShape
+from jkoflow.blocks.autoregressive.leaf_rules import LeafRules
 from jkoflow.blocks.autoregressive.pull import draw_rows, pull_rows
 from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
 from jkoflow.blocks.finite import require_finite
-from jkoflow.blocks.mixture_quantile import log_root_two_pi, quantile_by_logarithms, rules, tail_log_slopes
+from jkoflow.blocks.mixture_quantile import log_root_two_pi, quantile_of_shares, rules, tail_log_slopes
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 from jkoflow.laws import Law
-from jkoflow.storage.chunks import MIXTURE_PULLED_NUMBERS
+from jkoflow.particles import Particles
+from jkoflow.storage.chunks import MIXTURE_PULLED_NUMBERS, MIXTURE_SCORED_NUMBERS
 from jkoflow.storage.entries import checked_real, checked_whole, require_names
 
 __all__ = ["AutoregressiveBlock"]
@@ -40,6 +46,7 @@ class AutoregressiveBlock(Block):
         gamma: Step size of the proximal step; infinite for a free step.
         shape: Sizes of the conditionals.
         order: The columns in the order in which they are conditioned, shape `(d,)`; as they stand if None.
+        leaves: Sizes of the kernels at the leaves of trees; None for none.
         generator: Source of initial weights; None where a state dict replaces them.
     """
 
@@ -51,10 +58,13 @@ class AutoregressiveBlock(Block):
         gamma: float,
         shape: ConditionalsShape,
         order: Tensor | None = None,
+        leaves: LeafShape | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(dim=shape.dim, gamma=gamma)
         self.conditionals = Conditionals(shape, generator)
+        if leaves is not None:
+            self.conditionals.leaves = LeafKernels(leaves, shape.dim)
         self.register_buffer("order", torch.arange(shape.dim) if order is None else order)
 
     order: Tensor
@@ -69,28 +79,36 @@ class AutoregressiveBlock(Block):
 
     def to_config(self) -> dict[str, Any]:
         """Plain settings; numbers of the density are in the state."""
+        leaves = self.conditionals.leaves
         return {
             "kind": "autoregressive",
             "gamma": None if self.free else self.gamma,
             **asdict(self.conditionals.shape),
+            "leaves": None if leaves is None else asdict(leaves.shape),
         }
 
     @classmethod
     def from_config(cls, settings: dict[str, Any]) -> Self:
         given = dict(settings)
-        gamma = given.pop("gamma")
-        return cls(gamma=gamma, shape=ConditionalsShape(**given))
+        gamma, leaves = given.pop("gamma"), given.pop("leaves")
+        sizes = None if leaves is None else LeafShape(**leaves)
+        return cls(gamma=gamma, shape=ConditionalsShape(**given), leaves=sizes)
 
     @classmethod
     def stored_shapes(
         cls, settings: Mapping[str, Any], found: Mapping[str, Shape]
     ) -> Iterable[tuple[str, Shape]]:
         names = set(asdict(ConditionalsShape(1)))
-        require_names(settings, {"gamma"} | names)
+        require_names(settings, {"gamma", "leaves"} | names)
         checked_real(settings, "reach", above=0.0)
         for name in sorted(names - {"reach"}):
             least = 1 if name in ("dim", "width", "depth", "n_wide") else 0
             checked_whole(settings, name, least=least, most=2**20)
+        if settings["leaves"] is not None:
+            leaves = settings["leaves"]
+            require_names(leaves, {part.name for part in fields(LeafShape)})
+            for name in leaves:
+                checked_whole(leaves, name, most=2**31 - 1)
         with torch.device("meta"):
             block = cls.from_config({**settings})
         return ((name, tuple(part.shape)) for name, part in block.state_dict().items())
@@ -114,12 +132,7 @@ class AutoregressiveBlock(Block):
 
     def push_with_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """T(x) and `log p(x | c) - log N(T(x))`."""
-        size = max(1, self.pushed_numbers // (self.dim * self.conditionals.shape.n_components))
-        parts = [
-            self._push(x[i : i + size], None if context is None else context[i : i + size])
-            for i in range(0, max(len(x), 1), size)
-        ]
-        y, log_det = (torch.cat(part) for part in zip(*parts, strict=True))
+        y, log_det = self._by_chunks(self._push, x, context)
         return y, log_det
 
     def push_with_jacobian(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -149,8 +162,12 @@ class AutoregressiveBlock(Block):
     def pull(self, y: Tensor, context: Tensor | None = None, *, tolerance: float | None = None) -> Tensor:
         """T^-1(y), shape `(n, d)`, without its error."""
         del tolerance
+
+        def pull(z: Tensor, given: Tensor | None) -> tuple[Tensor]:
+            return (pull_rows(self.conditionals, z.double(), given),)
+
         x = torch.empty_like(y)
-        x[:, self.order] = pull_rows(self.conditionals, y[:, self.order].double(), context).to(y)
+        x[:, self.order] = self._by_chunks(pull, y[:, self.order], context)[0].to(y)
         return x
 
     def source(self, law: Law) -> Source | None:
@@ -160,30 +177,90 @@ class AutoregressiveBlock(Block):
     def source_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x | c), shape `(n,)`, nats, float64."""
         like = self.conditionals.centre
-        rows = x[:, self.order].to(like)
-        return self.conditionals.log_prob(rows, None if context is None else context.to(like))
+
+        def log_prob(rows: Tensor, given: Tensor | None) -> tuple[Tensor]:
+            return (self.conditionals.log_prob(rows.to(like), None if given is None else given.to(like)),)
+
+        return self._by_chunks(log_prob, x[:, self.order], context, MIXTURE_SCORED_NUMBERS)[0]
 
     def source_draw(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
         """Rows of p, or of p given the context, from standard normal rows, shape `(n, d)`, float64."""
+
+        def draw(z: Tensor, given: Tensor | None) -> tuple[Tensor]:
+            return (draw_rows(self.conditionals, z, given),)
+
         x = torch.empty_like(noise)
-        x[:, self.order] = draw_rows(self.conditionals, noise[:, self.order], context).to(noise)
+        x[:, self.order] = self._by_chunks(draw, noise[:, self.order], context)[0].to(noise)
         return x
+
+    def _by_chunks(
+        self,
+        function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
+        x: Tensor,
+        context: Tensor | None,
+        numbers: int = MIXTURE_PULLED_NUMBERS,
+    ) -> tuple[Tensor, ...]:
+        """`function` of rows few enough for the table of their components."""
+        size = max(1, numbers // self.conditionals.numbers_of_a_row)
+        parts = [
+            function(x[i : i + size], None if context is None else context[i : i + size])
+            for i in range(0, max(len(x), 1), size)
+        ]
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    @torch.no_grad()
+    def grow_leaves(
+        self,
+        rows: Particles,
+        validation: Particles,
+        rules: LeafRules,
+        seed: int,
+        columns: Sequence[int] | None = None,
+    ) -> None:
+        """Give columns that gain by them kernels at the leaves of trees, in place.
+
+        Arguments:
+            rows: Training rows in random order.
+            validation: Validation rows, which weigh the kernels beside the network.
+            rules: How trees are grown.
+            seed: Of the trees.
+            columns: The columns, counted as they are conditioned, that are tried; all if None.
+        """
+        every, held_out = self.conditionals, validation.x[:, self.order]
+        every.leaves = None
+        every.leaves = grow_leaves(
+            every.regressed(rows.x[:, self.order], rows.context),
+            every.regressed(held_out, validation.context),
+            every.log_prob_by_network(held_out, validation.context),
+            rules,
+            seed,
+            range(self.dim) if columns is None else columns,
+        )
 
     def _push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         like = self.conditionals.centre
         ordered = x[:, self.order].to(like)
-        found = self.conditionals.components(ordered, None if context is None else context.to(like))
-        log_w, location, log_scale = (part.double() for part in found)
-        u = (ordered.double()[:, None] - location) * torch.exp(-log_scale)
-        z = quantile_by_logarithms(u, log_w)  # one way, whether gradients are wanted or not
-        heights = log_w - 0.5 * u.square() - log_scale - log_root_two_pi
-        slopes = heights.logsumexp(dim=1) + 0.5 * z.square() + log_root_two_pi
-        far = z.abs() > rules.far_square
-        if not is_transformed(u) and bool(far.any()):
-            rows = far.any(dim=1)
-            slopes = slopes.index_put(
-                (rows,), tail_log_slopes(u[rows], log_w[rows], -log_scale[rows], z[rows])
-            )
+        given = None if context is None else context.to(like)
+        parts = [
+            _quantiles(ordered[:, columns], found)
+            for columns, found in self.conditionals.parts(ordered, given)
+        ]
+        z, slopes = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         y = torch.empty_like(z)
         y = y.index_copy(1, self.order, z)
         return y.to(x.dtype), slopes.sum(dim=1).to(x.dtype)
+
+
+def _quantiles(x: Tensor, found: Components) -> tuple[Tensor, Tensor]:
+    """Phi^{-1}(F(x)) of some columns and the logarithm of its slope, shape `(n, m)` each, float64."""
+    log_w, location, log_scale = (part.double() for part in found)
+    u = (x.double()[:, None] - location) * torch.exp(-log_scale)
+    z = quantile_of_shares(u, log_w.exp(), log_w)
+    heights = log_w - 0.5 * u.square() - log_scale - log_root_two_pi
+    slopes = heights.logsumexp(dim=1) + 0.5 * z.square() + log_root_two_pi
+    far = z.abs() > rules.far_square
+    if not is_transformed(u) and bool(far.any()):
+        rows = far.any(dim=1)
+        steep = tail_log_slopes(u[rows], log_w[rows], -log_scale[rows], z[rows])
+        slopes = slopes.index_put((rows,), steep)
+    return z, slopes

@@ -1,11 +1,13 @@
 r"""A density as the product of its conditionals, each a mixture that a linear regression and a network move.
 
-    log p(x | c) = sum_i log p(x_i | x_<i, c),    p(x_i | .) = (1 - e) mixture_i(x_i | .) + e background(x_i)
+    log p(x | c) = sum_i log p(x_i | x_<i, c),
+    p(x_i | .) = (1 - e - f_i) mixture_i(x_i | .) + f_i kernels_i(x_i | .) + e background(x_i)
 
 The mixtures are those of `head`, the network that of `network`. It sees [b(x), b(W(x - m)), c], where W is
 the inverse Cholesky factor of the covariance, so that both have the same information of the columns before;
-b(u) = u / sqrt(1 + u^2/r^2) keeps rows far out from driving the network. The background, of fixed weight e,
-stands for values unlike any that were seen; it is that of closings, one column at a time.
+b(u) = u / sqrt(1 + u^2/r^2) keeps rows far out from driving the network. The kernels, where there are some,
+are those of `leaf_kernels`, which see what a network would need many updates for. The background, of fixed
+weight e, stands for values unlike any that were seen; it is that of closings, one column at a time.
 
 Source: Germain, Gregor, Murray & Larochelle (2015), arXiv 1502.03509; Uria, Murray & Larochelle (2013), arXiv
 1306.0186, for real-valued columns.
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from jkoflow.blocks.autoregressive.head import Columns, Components, components_of, log_densities, n_outputs
+from jkoflow.blocks.autoregressive.leaf_kernels import LeafKernels, Regressed
 from jkoflow.blocks.autoregressive.network import MaskedNetwork
 from jkoflow.blocks.mixture_quantile import log_root_two_pi
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
@@ -86,6 +89,7 @@ class Conditionals(nn.Module):
         self.register_buffer("wide_log_w", torch.full((shape.n_wide,), -math.inf))
         self.register_buffer("wide_scale", torch.ones(shape.n_wide, d))
         self.register_buffer("wide_centre", torch.zeros(d))
+        self.leaves: LeafKernels | None = None
         earlier = torch.ones(d, c + d).tril(c - 1)
         self.register_buffer("earlier", earlier, persistent=False)
 
@@ -96,31 +100,90 @@ class Conditionals(nn.Module):
     wide_centre: Tensor
     earlier: Tensor
 
+    @property
+    def numbers_of_a_row(self) -> int:
+        """Components of all columns, or of the column that has most kernels where that is more."""
+        kernels = 0 if self.leaves is None else self.leaves.most_components
+        return max(self.shape.dim * (self.shape.n_components + self.shape.n_wide), kernels)
+
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x | c), shape `(n,)`, nats, in float64."""
         return self.log_prob_by_column(x, context).sum(dim=1, dtype=torch.float64)
 
     def log_prob_by_column(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x_i | x_<i, c), shape `(n, d)`, nats."""
+        own = self._with_leaves(self.log_prob_by_network(x, context), x, context)
+        share = self.wide_log_w.logsumexp(dim=0).exp()
+        return torch.logaddexp(own + torch.log1p(-share), self._background(x))
+
+    def log_prob_by_network(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The same by the network's mixtures alone, without kernels and background."""
         by_hand = not (x.requires_grad or is_transformed(x))
         parts = []
         for columns, said, linear in self._by_group(x, context):
             at, own = x[:, columns], self._own(columns)
             tell = log_densities if by_hand else _log_densities
             parts.append(tell(said, at, linear, own, n_fixed=self.shape.n_fixed, reach=self.shape.reach))
-        share = self.wide_log_w.logsumexp(dim=0).exp()
-        return torch.logaddexp(torch.cat(parts, dim=1) + torch.log1p(-share), self._background(x))
+        return torch.cat(parts, dim=1)
 
-    def components(self, x: Tensor, context: Tensor | None = None) -> Components:
-        """The conditional mixtures of all columns with their background, by plain operations."""
+    def parts(self, x: Tensor, context: Tensor | None = None) -> Iterator[tuple[slice, Components]]:
+        """Columns with their conditional mixtures; those that have kernels one by one."""
+        found = self._components(x, context)
+        if self.leaves is None:
+            yield slice(0, self.shape.dim), self.with_background(found, slice(None))
+            return
+        rows, linear = self.regressed(x, context)
+        with_kernels = set(self.leaves.columns)
+        for start, stop in _runs(self.shape.dim, with_kernels):
+            columns = slice(start, stop)
+            part = Components(*(part[:, :, columns] for part in found))
+            if start in with_kernels:
+                part = self.with_kernels(part, start, rows, linear[:, start])
+            yield columns, self.with_background(part, columns)
+
+    def with_kernels(self, found: Components, column: int, rows: Tensor, linear: Tensor) -> Components:
+        """The mixture of one column with its kernels among its components.
+
+        Arguments:
+            found: By the network, shape `(n, K, 1)`.
+            column: i.
+            rows: Context and columns before i, more are not looked at, shape `(n, >= c + i)`.
+            linear: The regression of the column at the rows, shape `(n,)`.
+        """
+        assert self.leaves is not None
+        share = self.leaves.share[column]
+        kernels = self.leaves.components(column, rows, linear)
+        weighed = (
+            found._replace(log_w=found.log_w + torch.log1p(-share)),
+            kernels._replace(log_w=kernels.log_w + share.log()),
+        )
+        return Components(*(torch.cat(pair, dim=1) for pair in zip(*weighed, strict=True)))
+
+    def regressed(self, x: Tensor, context: Tensor | None = None) -> Regressed:
+        """Context and rows side by side, and what the regression says of the columns."""
+        rows = x if context is None else torch.cat([context, x], dim=1)
+        return Regressed(rows, torch.nn.functional.linear(rows - self.centre, self.regression * self.earlier))
+
+    def _with_leaves(self, by_network: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
+        if self.leaves is None:
+            return by_network
+        rows, linear = self.regressed(x, context)
+        columns = list(by_network.unbind(dim=1))
+        for i in self.leaves.columns:
+            share = self.leaves.share[i]
+            kernels = self.leaves.log_density(i, x[:, i], rows, linear[:, i])
+            columns[i] = torch.logaddexp(columns[i] + torch.log1p(-share), kernels + share.log())
+        return torch.stack(columns, dim=1)
+
+    def _components(self, x: Tensor, context: Tensor | None) -> Components:
+        """The mixtures of all columns by the network, without kernels and background."""
         parts = [
             components_of(
                 said, linear, self._own(columns), n_fixed=self.shape.n_fixed, reach=self.shape.reach
             )
             for columns, said, linear in self._by_group(x, context)
         ]
-        found = Components(*(torch.cat(part, dim=2) for part in zip(*parts, strict=True)))
-        return self.with_background(found, slice(None))
+        return Components(*(torch.cat(part, dim=2) for part in zip(*parts, strict=True)))
 
     def with_background(self, found: Components, columns: slice) -> Components:
         """The mixtures of some columns with the background among their components."""
@@ -136,12 +199,11 @@ class Conditionals(nn.Module):
         own = Components(found.log_w + torch.log1p(-share), found.location, found.log_scale)
         return Components(*(torch.cat(pair, dim=1) for pair in zip(own, wide, strict=True)))
 
-    def inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the network sees of rows, `(n, 2 d + c)`, and context and rows side by side, `(n, c + d)`."""
+    def inputs(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """What the network sees of rows, shape `(n, 2 d + c)`."""
         rows = x if context is None else torch.cat([context, x], dim=1)
         white = torch.nn.functional.linear(rows - self.centre, self.whitening)
-        seen = [bounded(x), bounded(white), *([] if context is None else [context])]
-        return torch.cat(seen, dim=1), rows
+        return torch.cat([bounded(x), bounded(white), *([] if context is None else [context])], dim=1)
 
     def check_numbers(self) -> None:
         """Refuse numbers by which a column would see what comes after it.
@@ -150,6 +212,8 @@ class Conditionals(nn.Module):
             ValueError: Such numbers; the message names their tensor.
         """
         self.network.check_numbers()
+        if self.leaves is not None:
+            self.leaves.check_numbers(self.shape.context_dim)
         own = self.earlier.clone()
         own[:, self.shape.context_dim :].fill_diagonal_(1.0)
         for name, part, mask in (
@@ -161,9 +225,8 @@ class Conditionals(nn.Module):
 
     def _by_group(self, x: Tensor, context: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Each group of columns, what the network says of it, and its regression on the columns before."""
-        inputs, rows = self.inputs(x, context)
-        linear = torch.nn.functional.linear(rows - self.centre, self.regression * self.earlier)
-        features = self.network.features(inputs)
+        linear = self.regressed(x, context).linear
+        features = self.network.features(self.inputs(x, context))
         for number, group in enumerate(self.network.groups):
             columns = slice(group.start, group.stop)
             yield columns, self.network.of_group(features, number), linear[:, columns]
@@ -176,6 +239,15 @@ class Conditionals(nn.Module):
         z = (x - self.wide_centre)[:, None] / self.wide_scale
         heights = self.wide_log_w[:, None] - 0.5 * z.square() - self.wide_scale.log() - log_root_two_pi
         return heights.logsumexp(dim=1)
+
+
+def _runs(dim: int, alone: set[int]) -> Iterator[tuple[int, int]]:
+    """First and last of neighbouring columns; those that are to be alone are."""
+    start = 0
+    for i in range(dim):
+        if i in alone or i + 1 == dim or i + 1 in alone:
+            yield start, i + 1
+            start = i + 1
 
 
 def bounded(u: Tensor, *, largest: float = 4.0) -> Tensor:

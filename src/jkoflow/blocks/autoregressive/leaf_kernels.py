@@ -1,0 +1,251 @@
+r"""Conditional kernel densities from the leaves of trees: the rows like this one say what comes next.
+
+    k_i(x_i | x_<i, c) = sum_h v_ih mean_{t in T_h} mean_{j in leaf_t(x_<i, c)} N(x_i; y_hj, s_hj^2)
+    y_hj = x_ji,  or  l_i(x_<i) + x_ji - l_i(x_j,<i);    s_hj = a_h + b_h sd(leaf)
+
+A kernel sits at a training value of the leaf, or at the regression l_i moved by a training residual; its
+width is a number of its own or a multiple of the leaf's standard deviation. A leaf bears at most m values,
+evenly spaced ones of those that fell into it.
+
+Source: Meinshausen (2006), "Quantile Regression Forests", J. Mach. Learn. Res. 7, eq. (4), for the weights;
+kernels and residuals are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jkoflow.blocks.autoregressive.head import Components
+from jkoflow.blocks.mixture_quantile import log_root_two_pi
+from jkoflow.blocks.ode.velocity.perceptron import is_transformed
+
+__all__ = ["LeafKernels", "LeafShape", "Regressed"]
+
+
+@dataclass(frozen=True)
+class LeafShape:
+    """The sizes of `LeafKernels`.
+
+    Arguments:
+        trees: Trees of each column.
+        depth: Splits on the longest way from a root to a leaf.
+        members: Values of a leaf at most, m, in any column.
+        nodes: Nodes of all trees of all columns.
+        values: Values of all leaves.
+        rows: Training rows that the values are of.
+        kernels: Kernels h of all columns.
+    """
+
+    trees: int
+    depth: int
+    members: int
+    nodes: int
+    values: int
+    rows: int
+    kernels: int
+
+
+class Regressed(NamedTuple):
+    """Rows with what a linear regression says of their columns.
+
+    Arguments:
+        joint: Context and columns in the order in which they are conditioned, shape `(n, c + d)`.
+        linear: l, shape `(n, d)`.
+    """
+
+    joint: Tensor
+    linear: Tensor
+
+    def rows(self, index: slice) -> Regressed:
+        """Some of them."""
+        return Regressed(self.joint[index], self.linear[index])
+
+
+class LeafKernels(nn.Module):
+    """Trees of each column, and the kernels at what their leaves hold.
+
+    Arguments:
+        shape: The sizes.
+        dim: d.
+    """
+
+    def __init__(self, shape: LeafShape, dim: int) -> None:
+        super().__init__()
+        self.shape, self.dim = shape, dim
+        whole: dict[str, Any] = {"dtype": torch.int32}
+        self.register_buffer("share", torch.zeros(dim))
+        self.register_buffer("node_start", torch.zeros(dim + 1, **whole))
+        self.register_buffer("kernel_start", torch.zeros(dim + 1, **whole))
+        self.register_buffer("members", torch.zeros(dim, **whole))
+        self.register_buffer("roots", torch.zeros(dim, shape.trees, **whole))
+        self.register_buffer("feature", torch.zeros(shape.nodes, dtype=torch.int16))
+        self.register_buffer("threshold", torch.zeros(shape.nodes))
+        self.register_buffer("link", torch.zeros(shape.nodes, **whole))
+        self.register_buffer("size", torch.zeros(shape.nodes, dtype=torch.uint8))
+        self.register_buffer("member", torch.zeros(shape.values, **whole))
+        self.register_buffer("value", torch.zeros(shape.rows, dim))
+        self.register_buffer("residual", torch.zeros(shape.rows, dim))
+        self.register_buffer("log_w", torch.zeros(shape.kernels))
+        self.register_buffer("absolute", torch.ones(shape.kernels))
+        self.register_buffer("relative", torch.zeros(shape.kernels))
+        self.register_buffer("moves", torch.zeros(shape.kernels, **whole))
+        self.register_buffer("trees", torch.zeros(shape.kernels, 2, **whole))
+
+    share: Tensor
+    node_start: Tensor
+    kernel_start: Tensor
+    members: Tensor
+    roots: Tensor
+    feature: Tensor
+    threshold: Tensor
+    link: Tensor
+    size: Tensor
+    member: Tensor
+    value: Tensor
+    residual: Tensor
+    log_w: Tensor
+    absolute: Tensor
+    relative: Tensor
+    moves: Tensor
+    trees: Tensor
+
+    @property
+    def columns(self) -> list[int]:
+        """The columns that have kernels."""
+        starts = self.kernel_start.tolist()
+        return [i for i in range(self.dim) if starts[i + 1] > starts[i]]
+
+    @property
+    def most_components(self) -> int:
+        """Kernels of one row and column, the most of any column."""
+        of_each = self.trees[:, 1] - self.trees[:, 0]
+        total = torch.cat([of_each.new_zeros(1), of_each.cumsum(0)])
+        trees = total[self.kernel_start[1:].long()] - total[self.kernel_start[:-1].long()]
+        return int((trees * self.members).max())
+
+    def components(self, column: int, rows: Tensor, linear: Tensor) -> Components:
+        """The kernels of one column for some rows, of weights of sum 1, shape `(n, K, 1)` each.
+
+        Arguments:
+            column: i.
+            rows: Context and columns before i, more are not looked at, shape `(n, >= c + i)`.
+            linear: l_i at the rows, shape `(n,)`.
+        """
+        index, log_share = self._leaves(column, rows)
+        places = self.value[index, column], linear[:, None, None] + self.residual[index, column]
+        spreads = [_spread(place.detach(), log_share) for place in places]
+        parts = []
+        start, stop = self.kernel_start[column : column + 2].tolist()
+        for h in range(start, stop):
+            moves, (first, last) = int(self.moves[h]), self.trees[h].tolist()
+            place, spread = places[moves][:, first:last], spreads[moves][:, first:last]
+            weight = log_share[:, first:last] + (self.log_w[h] - math.log(last - first))
+            scale = (self.absolute[h] + self.relative[h] * spread).log()[:, :, None].expand_as(place)
+            parts.append((weight.flatten(1), place.flatten(1), scale.flatten(1)))
+        found = (torch.cat(part, dim=1)[:, :, None] for part in zip(*parts, strict=True))
+        return Components(*found)
+
+    def log_density(self, column: int, x: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
+        """log k_i at the values `x`, shape `(n,)`, nats; see `components`."""
+        start, stop = self.kernel_start[column : column + 2].tolist()
+        log_w = self.log_w[start:stop]
+        return torch.logsumexp(log_w + self.log_kernels(column, x, rows, linear), dim=1)
+
+    def log_kernels(self, column: int, x: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
+        """log k_ih at the values `x`, shape `(n, kernels)`, nats; -inf where no float tells it from zero."""
+        index, log_share = self._leaves(column, rows)
+        share, found = log_share.exp(), list[Tensor]()
+        places = self.value[index, column], linear[:, None, None] + self.residual[index, column]
+        squares = [(x[:, None, None] - place).square() for place in places]
+        spreads = [_spread(place.detach(), log_share) for place in places]
+        for h in range(*self.kernel_start[column : column + 2].tolist()):
+            moves, (first, last) = int(self.moves[h]), self.trees[h].tolist()
+            rate = (self.absolute[h] + self.relative[h] * spreads[moves][:, first:last]).reciprocal()
+            heights = torch.exp(squares[moves][:, first:last] * (-0.5 * rate.square())[:, :, None])
+            of_tree = (heights * share[:, first:last]).sum(dim=2) * rate
+            found.append(of_tree.sum(dim=1) / (last - first))
+        densities = torch.stack(found, dim=1)
+        seen = densities > 0
+        logs = torch.where(seen, densities, 1.0).log()
+        return torch.where(seen, logs, -math.inf) - log_root_two_pi
+
+    def _leaves(self, column: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows that the leaves hold, `(n, trees, m)`, and the logarithms of their shares of a leaf."""
+        at, rows = self.roots[column].long().expand(len(rows), -1), rows.detach()
+        for _ in range(self.shape.depth):
+            feature = self.feature[at].long()
+            if not is_transformed(rows) and bool((feature < 0).all()):
+                break
+            right = rows.gather(1, feature.clamp_min(0)) > self.threshold[at]
+            at = torch.where(feature < 0, at, self.link[at] + right)
+        slots = torch.arange(int(self.members[column]), device=rows.device)
+        size = self.size[at][:, :, None].long()
+        index = self.member[self.link[at][:, :, None].long() + torch.minimum(slots, size - 1)].long()
+        log_share = torch.where(slots < size, -size.to(self.value).log(), -math.inf)
+        return index, log_share
+
+    def check_numbers(self, context_dim: int) -> None:
+        """Refuse trees that see a later column, that do not end, or that lead out of the stored values.
+
+        Raises:
+            ValueError: Such numbers; the message names their tensor.
+        """
+        shape, places = self.shape, torch.arange(self.shape.nodes)
+        starts, kernels = self.node_start.long(), self.kernel_start.long()
+        for name, start, total in (
+            ("node_start", starts, shape.nodes),
+            ("kernel_start", kernels, shape.kernels),
+        ):
+            if bool((start.diff() < 0).any()) or int(start[0]) != 0 or int(start[-1]) != total:
+                raise ValueError(f"tensor leaves.{name}: expected numbers from 0 to {total} that do not fall")
+        column = torch.searchsorted(starts[1:], places, right=True)
+        inner, link, size = self.feature >= 0, self.link.long(), self.size.long()
+        if bool((self.feature >= context_dim + column).any()):
+            raise ValueError("tensor leaves.feature: expected columns before the one that the tree is of")
+        if bool(((link <= places) | (link + 1 >= starts[1:][column]))[inner].any()):
+            raise ValueError("tensor leaves.link: expected later nodes of the same column")
+        leaf = ~inner
+        if bool(((self.members < 0) | (self.members > shape.members)).any()):
+            raise ValueError(f"tensor leaves.members: expected numbers up to {shape.members}")
+        if bool(
+            ((size < 1) | (size > self.members[column]) | (link < 0) | (link + size > shape.values))[
+                leaf
+            ].any()
+        ):
+            raise ValueError("tensor leaves.size: expected leaves of stored values")
+        if bool(((self.member < 0) | (self.member >= shape.rows)).any()):
+            raise ValueError(f"tensor leaves.member: expected rows from 0 to {shape.rows - 1}")
+        self._check_kernels(starts, kernels)
+
+    def _check_kernels(self, starts: Tensor, kernels: Tensor) -> None:
+        share, first, last = self.share, self.trees[:, 0], self.trees[:, 1]
+        if bool(((first < 0) | (last <= first) | (last > self.shape.trees)).any()):
+            raise ValueError(f"tensor leaves.trees: expected first and last of {self.shape.trees} trees")
+        if bool(((share < 0) | (share >= 1)).any()):
+            raise ValueError("tensor leaves.share: expected numbers of at least 0 and below 1")
+        positive = (self.absolute > 0) & (self.relative >= 0) & ((self.moves == 0) | (self.moves == 1))
+        if not bool(positive.all()):
+            raise ValueError("tensors leaves.absolute, relative, moves: expected widths above 0, and 0 or 1")
+        for i in self.columns:
+            total = float(self.log_w[kernels[i] : kernels[i + 1]].double().logsumexp(dim=0))
+            roots = self.roots[i]
+            if abs(total) > 1e-3 or bool(((roots < starts[i]) | (roots >= starts[i + 1])).any()):
+                raise ValueError(
+                    "tensors leaves.log_w, roots: expected weights of sum 1, roots of the column"
+                )
+
+    def to_config(self) -> dict[str, int]:
+        """Plain settings, from which `LeafShape` is made again."""
+        return asdict(self.shape)
+
+
+def _spread(place: Tensor, log_share: Tensor) -> Tensor:
+    """Standard deviation of what a leaf holds, shape `(n, trees)`."""
+    share = log_share.exp()
+    mean = (share * place).sum(dim=2, keepdim=True)
+    return (share * (place - mean).square()).sum(dim=2).sqrt()
