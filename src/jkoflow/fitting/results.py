@@ -20,15 +20,18 @@ from jkoflow.data import Table
 from jkoflow.errors import NumericalError
 from jkoflow.flow import Flow, log_prob, sample
 from jkoflow.flow.cells import log_cell_mass
+from jkoflow.flow.sampling import rows_together
 from jkoflow.laws import Gaussian
 from jkoflow.model import Model
 from jkoflow.particles import Moments, Particles, joined
 from jkoflow.runtime import base_noise
-from jkoflow.storage.chunks import BASE_NOISE_ROWS
 
 __all__ = ["check_cell_mass", "rehearsed_results", "results_of"]
 
 Numbers = npt.NDArray[np.int64]
+
+_ROUND_TRIPS = 256
+"""Samples whose round trip is told."""
 
 
 def results_of(
@@ -104,7 +107,9 @@ def rehearsed_results(
     count = -(-(len(judged) + min(len(train), cell_rows)) // share)
     some = train.rows(slice(0, count))
     log_prob(flow, some.x, some.context)
-    noise = base_noise(seed, BASE_NOISE_ROWS // share, flow.dim).to(some.x)
+    together = rows_together(flow.dim)
+    pulled = together * -(-_ROUND_TRIPS // together)
+    noise = base_noise(seed, max(1, pulled // share), flow.dim).to(some.x)
     split, context = flow.split_source(), some.context
     few = None if context is None else context[:1].expand(len(noise), -1)
     (flow if split is None else split[0]).invert(noise, few)
@@ -163,7 +168,7 @@ def _standard_error(rows: Particles, nats: Tensor, group: Numbers | None) -> flo
     return float(np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / float(weight.sum()))
 
 
-def _round_trip(model: Model, context: Table | None, *, rows: int = 256) -> dict[str, float]:
+def _round_trip(model: Model, context: Table | None, *, rows: int = _ROUND_TRIPS) -> dict[str, float]:
     """Median and largest round-trip error of a few samples, standardised units."""
     row = None if context is None else model.encode_context(context.take(slice(0, 1)), rows)
     drawn = sample(model.flow, rows, seed=model.settings.seed, context=row, like=model.like)

@@ -18,11 +18,11 @@ from jkoflow.counts import checked_count
 from jkoflow.errors import InputError
 from jkoflow.flow import Flow
 from jkoflow.runtime import base_noise, seed_stream
-from jkoflow.storage.chunks import BASE_NOISE_ROWS
+from jkoflow.storage.chunks import BASE_NOISE_ROWS, PULLED_TOGETHER_NUMBERS
 from jkoflow.storage.memory import require_memory
 from jkoflow.world import ALONE, World
 
-__all__ = ["checked_sample_size", "round_trip_tolerance", "sample"]
+__all__ = ["checked_sample_size", "round_trip_tolerance", "rows_together", "sample"]
 
 
 def round_trip_tolerance(dtype: torch.dtype, *, single: float = 1e-4, double: float = 1e-8) -> float:
@@ -91,32 +91,45 @@ def sample(
     if flow.law_at == "start":
         parts = _pushed(flow, numbers, seed=seed, context=context, like=like)
     else:
-        parts = _pulled(flow, numbers, seed=seed, context=context, tolerance=tolerance, like=like)
+        parts = _pulled(flow, numbers, n_rows, seed=seed, context=context, tolerance=tolerance, like=like)
     x = torch.cat([like.new_empty(0, flow.dim), *(part.x for part in parts)])
     error = torch.cat([like.new_empty(0), *(part.error for part in parts)])
     return Inverse(world.gather(x)[:n_rows], world.gather(error)[:n_rows])
 
 
+def rows_together(dim: int) -> int:
+    """Rows of base noise that are pulled together: a power of two, 64 to 1,024, fewer where columns are many.
+
+    What a product of matrices rounds to depends on their shapes, so that always as many are pulled together;
+    with fewer than 1,024 of wide rows a few need not wait for all those.
+    """
+    most = max(64, min(BASE_NOISE_ROWS, PULLED_TOGETHER_NUMBERS // dim))
+    return 1 << (most.bit_length() - 1)
+
+
 def _pulled(
     flow: Flow,
     blocks: range,
+    n_rows: int,
     *,
     seed: int,
     context: Tensor | None,
     tolerance: float | None,
     like: Tensor,
 ) -> list[Inverse]:
-    """Rows of blocks of noise, 1,024 each, pulled or, where the last block allows it, drawn and pulled."""
+    """Rows of blocks of noise pulled or, where the last block allows it, drawn and pulled."""
     pulled, source = flow.split_source() or (flow, None)
-    parts: list[Inverse] = []
+    parts, size = list[Inverse](), rows_together(flow.dim)
     for block in blocks:
-        part = None if context is None else _padded(_given(context, block))
-        if source is None:
-            rows = _noise(flow, seed, block)
-        else:
-            noise = base_noise(seed, BASE_NOISE_ROWS, flow.dim, first_block=block)
-            rows = source.draw(noise.to(like.device), part)
-        parts.append(pulled.invert(rows.to(like), part, tolerance=tolerance))
+        wanted = min(BASE_NOISE_ROWS, n_rows - block * BASE_NOISE_ROWS)
+        given = None if context is None else _padded(_given(context, block))
+        rows = _noise(flow, seed, block)
+        for start in range(0, wanted, size):
+            some = rows[start : start + size].to(like.device)
+            part = None if given is None else given[start : start + size]
+            if source is not None:
+                some = source.draw(some, part)
+            parts.append(pulled.invert(some.to(like), part, tolerance=tolerance))
     return parts
 
 

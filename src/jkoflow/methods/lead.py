@@ -116,13 +116,17 @@ class _Trial:
         errors = job.recipe.keep.standard_errors
         leaves = rows.mean(by_leaves) > rules.leaf_gain_nats
         leaves = leaves and is_significant(rows, by_leaves, standard_errors=errors)
+        tree_seconds = rules.seconds_of_a_tree(spent, len(state.train), state.train.dim)
+        share = rules.leaf_share * (1 - rules.share_beside_leaves)
+        if journal.limited:
+            leaves = leaves and journal.how_many(tree_seconds, rules.trees, share=share) > rules.trees[0]
         gain = by_network + leaves * by_leaves - log_prob + doublings * _gain_of_half(done)
         return {
             "leads": is_significant(rows, gain, standard_errors=errors),
             "updates": done.updates,
             "seconds": seconds / done.updates,
             "leaves": leaves,
-            "tree_seconds": rules.seconds_of_a_tree(spent, len(state.train), state.train.dim),
+            "tree_seconds": tree_seconds,
         }
 
     def _gain_of_leaves(self, block: AutoregressiveBlock, step: Step, by_network: Tensor) -> Tensor:
@@ -209,7 +213,7 @@ class _LeadSolver:
         settings = rules.training(self.updates, len(step.train), step.train.dim)
         done = descend_on_objective(block, step, settings, "auto")
         trees = self._trees(step)
-        if trees >= rules.trees[0]:
+        if trees:
             _grow(block, step, rules.with_trees(trees))
         return Solution.found(
             block,
@@ -228,7 +232,7 @@ class _LeadSolver:
             return sum(rules.leaves.trees)
 
         def affordable() -> int:
-            return self.journal.how_many(seconds, (0, rules.trees[1]), share=rules.leaf_share)
+            return self.journal.how_many(seconds, rules.trees, share=rules.leaf_share)
 
         where = {"block": step.number, "round": step.round}
         return int(self.journal.decide("trees", affordable, kinds=(int,), **where))

@@ -14,6 +14,7 @@ __all__ = [
     "MIXTURE_PULLED_NUMBERS",
     "MIXTURE_PUSHED_NUMBERS",
     "MIXTURE_SCORED_NUMBERS",
+    "PULLED_TOGETHER_NUMBERS",
     "PULL_ROWS",
     "PUSH_ROWS",
     "TANGENT_ROWS",
@@ -22,6 +23,9 @@ __all__ = [
 
 BASE_NOISE_ROWS = 1024
 """Rows of one block of base noise are this many; samples depend on it, so it is part of the file contract."""
+
+PULLED_TOGETHER_NUMBERS = 2**15
+"""Rows × columns of base noise that are pulled together, 64 rows at least; samples depend on it, too."""
 
 PUSH_ROWS = 16_384
 """Rows that a block pushes at once."""
