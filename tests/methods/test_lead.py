@@ -93,6 +93,6 @@ def test_fit_under_a_budget_is_replayed_bit_by_bit(most: int | None) -> None:
 
 def test_trial_is_credited_with_more_doublings_where_columns_are_many() -> None:
     rules = LeadRules()
-    assert rules.doublings(6, 8.0) == 1
-    assert rules.doublings(32, 8.0) == 2
+    assert rules.doublings(6, 8.0) == 0.5
+    assert rules.doublings(40, 8.0) == 2
     assert rules.doublings(300, 8.0) == 3

@@ -30,9 +30,6 @@ __all__ = ["check_cell_mass", "rehearsed_results", "results_of"]
 
 Numbers = npt.NDArray[np.int64]
 
-_ROUND_TRIPS = 256
-"""Samples whose round trip is told."""
-
 
 def results_of(
     model: Model,
@@ -107,9 +104,7 @@ def rehearsed_results(
     count = -(-(len(judged) + min(len(train), cell_rows)) // share)
     some = train.rows(slice(0, count))
     log_prob(flow, some.x, some.context)
-    together = rows_together(flow.dim)
-    pulled = together * -(-_ROUND_TRIPS // together)
-    noise = base_noise(seed, max(1, pulled // share), flow.dim).to(some.x)
+    noise = base_noise(seed, max(1, rows_together(flow.dim) // share), flow.dim).to(some.x)
     split, context = flow.split_source(), some.context
     few = None if context is None else context[:1].expand(len(noise), -1)
     (flow if split is None else split[0]).invert(noise, few)
@@ -168,8 +163,9 @@ def _standard_error(rows: Particles, nats: Tensor, group: Numbers | None) -> flo
     return float(np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / float(weight.sum()))
 
 
-def _round_trip(model: Model, context: Table | None, *, rows: int = _ROUND_TRIPS) -> dict[str, float]:
+def _round_trip(model: Model, context: Table | None, *, most: int = 256) -> dict[str, float]:
     """Median and largest round-trip error of a few samples, standardised units."""
+    rows = min(most, rows_together(model.flow.dim))
     row = None if context is None else model.encode_context(context.take(slice(0, 1)), rows)
     drawn = sample(model.flow, rows, seed=model.settings.seed, context=row, like=model.like)
     return {"median": float(drawn.error.median()), "largest": float(drawn.error.max())}

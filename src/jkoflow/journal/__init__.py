@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from jkoflow.journal.clock import Stopwatch
 from jkoflow.journal.journal import Journal
+from jkoflow.journal.pace import Pace
 from jkoflow.journal.shares import UpdateShares
 from jkoflow.journal.taken import Solution, Taken
 
-__all__ = ["Journal", "Solution", "Stopwatch", "Taken", "UpdateShares"]
+__all__ = ["Journal", "Pace", "Solution", "Stopwatch", "Taken", "UpdateShares"]

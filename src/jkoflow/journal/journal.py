@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from jkoflow.errors import InputError, RunFolderError
@@ -260,6 +261,15 @@ class Journal:
     def expect_checks(self, seconds: float) -> None:
         """Hold back so many CPU-seconds at least for what follows a descent."""
         self._after_descent = max(self._after_descent, seconds)
+
+    @contextmanager
+    def holding_back(self, seconds: float) -> Iterator[None]:
+        """While this lasts, hold back so many CPU-seconds at least for what follows a descent."""
+        before, self._after_descent = self._after_descent, max(self._after_descent, seconds)
+        try:
+            yield
+        finally:
+            self._after_descent = before
 
     @property
     def after_descent(self) -> float:

@@ -5,7 +5,8 @@ r"""A lead: an autoregressive block as the first step, where it says more of the
 Columns with spikes, edges or very different widths, and many columns, are better told one after the other
 than by a mixture or by steps that move all of them at once. Which it is, validation rows say: a short trial
 is compared with the closing that would end a fit at once. Where rows like one say more of the next column
-than the network learns, the block gets kernels at the leaves of trees, too. Source: ours, docs/method.md.
+than the network learns, the block gets kernels at the leaves of trees, too; and the conditionals of the first
+closing, where those do. Source: ours, docs/method.md.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from torch import Tensor
 from jkoflow.blocks import Block, family_named
 from jkoflow.blocks.autoregressive import AutoregressiveBlock, LeafRules
 from jkoflow.blocks.log_det import push_block_with_log_det
+from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.fold import proximal_fold
-from jkoflow.journal import Journal, Solution
+from jkoflow.journal import Journal, Pace, Solution
 from jkoflow.laws import Law
 from jkoflow.methods.base import Job
 from jkoflow.methods.closing import ClosingSearch, quick_search
 from jkoflow.particles import Particles
+from jkoflow.recipe import LeadRules
 from jkoflow.steps import State, Step, improves, is_significant
 from jkoflow.steps.descent import Descent
 from jkoflow.steps.proximal import descend_on_objective
@@ -49,7 +52,7 @@ def with_lead(state: State, job: Job) -> State:
         return state
     quick, _ = quick_search(state, job, round_number=0)
     closing = ClosingSearch(state, quick, job.runtime, job.recipe).best()
-    trial = _Trial(job)
+    trial = _Trial(job, _usable(closing.block, rules.gaussian_products))
     decided = job.journal.decide("lead", lambda: trial.against(state, closing.block), kinds=(dict,))
     if not decided["leads"]:
         return replace(state, closing=closing)
@@ -57,8 +60,9 @@ def with_lead(state: State, job: Job) -> State:
     share = rules.share_beside_leaves if decided["leaves"] else rules.share
 
     def affordable() -> int:
-        most = (rules.trial_updates, rules.most(n_rows))
-        return job.journal.how_many(decided["seconds"], most, share=share)
+        most = (rules.fewest_updates, rules.most(n_rows))
+        checks = rules.training_checkpoints * decided["check_seconds"]
+        return job.journal.how_many(decided["seconds"], most, share=share, beside=checks)
 
     updates = rules.updates(n_rows)
     if job.journal.limited:
@@ -66,7 +70,7 @@ def with_lead(state: State, job: Job) -> State:
             job.journal.decide("updates", affordable, kinds=(int,), block=state.number + 1, round=0)
         )
     seconds = float(decided["tree_seconds"]) if decided["leaves"] else None
-    solver = _LeadSolver(trial, int(decided["updates"]), updates, seconds, job.journal)
+    solver = _LeadSolver(trial, int(decided["updates"]), updates, seconds, job.journal, rules)
     keep = improves(job.recipe.keep.standard_errors)
     return proximal_fold(state, (math.inf,), replace(job.fold(solver), keep=keep))
 
@@ -76,10 +80,11 @@ class _Trial:
 
     Arguments:
         job: The fit.
+        mixture: The first closing; None where it is none whose conditionals a block can have.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, mixture: MixtureBlock | None) -> None:
+        self._job, self._mixture = job, mixture
         self._family = family_named("autoregressive", **job.recipe.of_blocks)
         self._block: AutoregressiveBlock | None = None
 
@@ -91,7 +96,6 @@ class _Trial:
             closing: The step that would end the fit; None for no step.
         """
         job, journal, rules = self._job, self._job.journal, self._job.recipe.lead
-        out_of_time = journal.deadline(rules.trial_share)
         step = Step(
             state.number + 1,
             math.inf,
@@ -101,17 +105,17 @@ class _Trial:
             job.runtime,
             recipe=job.recipe,
         )
-        stopped = replace(step, stop=lambda phase, updates: out_of_time())
-        block = self._new(step)
-        done, seconds = journal.timed(lambda: self._train(block, stopped))
+        block, pace = self._new(step), Pace(journal, rules.trial_share)
+        done = self._train(block, replace(step, stop=lambda phase, updates: pace.is_over(updates)))
         self._block = block
         rows, law = state.validation.rows(slice(0, job.recipe.keep.judged_densities)), state.functional.law
         log_prob = law.log_prob(rows.x.double()) if closing is None else _log_prob(closing, rows, law)
+        by_network, a_check = journal.timed(lambda: _log_prob(block, rows, law))
+        an_update = pace.seconds_an_update(a_check, least_share=rules.least_of_updates)
         later = rules.updates(len(state.train))
         if journal.limited:
-            later = journal.how_many(seconds / done.updates, (1, later), share=rules.share)
+            later = journal.how_many(an_update, (1, later), share=rules.share)
         doublings = rules.doublings(state.train.dim, later / done.updates)
-        by_network = _log_prob(block, rows, law)
         by_leaves, spent = journal.timed(lambda: self._gain_of_leaves(block, step, by_network))
         errors = job.recipe.keep.standard_errors
         leaves = rows.mean(by_leaves) > rules.leaf_gain_nats
@@ -124,7 +128,8 @@ class _Trial:
         return {
             "leads": is_significant(rows, gain, standard_errors=errors),
             "updates": done.updates,
-            "seconds": seconds / done.updates,
+            "seconds": an_update,
+            "check_seconds": a_check,
             "leaves": leaves,
             "tree_seconds": tree_seconds,
         }
@@ -139,6 +144,12 @@ class _Trial:
         gain = _log_prob(block, rows, step.functional.law) - by_network
         block.conditionals.leaves = None
         return gain * (dim / count)
+
+    def add_gaussians(self, block: AutoregressiveBlock, step: Step) -> None:
+        """Give a block the conditionals of the first closing, where that is a mixture."""
+        if self._mixture is not None:
+            judged = step.validation.rows(slice(0, step.recipe.keep.judged_densities))
+            block.add_gaussians(self._mixture, judged, step.recipe.lead.leaves)
 
     def block(self, step: Step, updates: int) -> AutoregressiveBlock:
         """The block after so many updates of its trial."""
@@ -175,6 +186,14 @@ def _gain_of_half(done: Descent) -> float:
     return max(0.0, (half[-1] if half else done.first) - done.best)
 
 
+def _usable(closing: Block | None, most_products: float) -> MixtureBlock | None:
+    """A closing whose conditionals cost no more than so many products of each row that is pulled."""
+    if not isinstance(closing, MixtureBlock) or closing.n_components < 2:
+        return None
+    columns = closing.means.shape[1]
+    return closing if closing.n_components * columns**3 <= most_products else None
+
+
 def _grow(
     block: AutoregressiveBlock, step: Step, rules: LeafRules, columns: Sequence[int] | None = None
 ) -> None:
@@ -199,6 +218,7 @@ class _LeadSolver:
         updates: Updates after it.
         tree_seconds: CPU-seconds of one tree of every column; None for no trees.
         journal: It knows how many there is time for.
+        rules: How blocks that lead are trained.
     """
 
     trial: _Trial
@@ -206,12 +226,15 @@ class _LeadSolver:
     updates: int
     tree_seconds: float | None
     journal: Journal
+    rules: LeadRules
 
     def __call__(self, step: Step) -> Solution:
         block = self.trial.block(step, self.tried)
-        rules = step.recipe.lead
+        rules = self.rules
         settings = rules.training(self.updates, len(step.train), step.train.dim)
-        done = descend_on_objective(block, step, settings, "auto")
+        with self.journal.holding_back(self._seconds_of_trees()):
+            done = descend_on_objective(block, step, settings, "auto")
+        self.trial.add_gaussians(block, step)
         trees = self._trees(step)
         if trees:
             _grow(block, step, rules.with_trees(trees))
@@ -224,8 +247,14 @@ class _LeadSolver:
             trees=0 if block.conditionals.leaves is None else trees,
         )
 
+    def _seconds_of_trees(self) -> float:
+        """What is held back for trees under a budget."""
+        if self.tree_seconds is None or not self.journal.limited:
+            return 0.0
+        return (1 - self.rules.share_beside_leaves) * self.rules.leaf_share * self.journal.remaining()
+
     def _trees(self, step: Step) -> int:
-        rules, seconds = step.recipe.lead, self.tree_seconds
+        rules, seconds = self.rules, self.tree_seconds
         if seconds is None:
             return 0
         if not self.journal.limited:

@@ -22,12 +22,18 @@ class LeadRules:
         fewest_columns: Columns from which on it is tried: with fewer a mixture describes any row.
         trial_updates: Updates of the trial at most, and what it has without a budget.
         trial_share: Share of a budget that the trial may take.
+        least_of_updates: Share of the time between two checks that updates are taken to need at least.
         columns_per_doubling: A trial is credited with what its second half gained for each doubling of its
-            updates up to those of a block that leads: for one of them, or for one more for each so many
-            columns. The more columns, the less do blocks that move all of them at once gain instead.
+            updates up to those of a block that leads: for one of them for each so many columns,
+        fewest_doublings: or for this part of one. The more columns, the less do blocks that move all of them
+            at once gain instead, which the first closing does not show either.
         checkpoints: How often the trial is judged on validation rows, and looks at its time.
         training_checkpoints: How often the training of a block that leads is judged.
+        patience: Checkpoints without improvement before it stops: after a trial it gets worse first, while
+            the rate is at its highest.
         share: Share of the time left after the trial for the updates of a block that leads.
+        gaussian_products: Components × columns³ of a first closing at most, whose conditionals the block can
+            get, too: a row that is pulled pays for them.
         leaves: How trees are grown for a block that leads, where their kernels are worth their place.
         leaf_trial: The same for a trial, of fewer trees on fewer rows.
         leaf_columns: Columns whose trees the trial grows, at most.
@@ -47,16 +53,21 @@ class LeadRules:
             of columns.
         updates_per_root_row: Updates without a budget, over the square root of the number of training rows.
         most_updates: Most updates without a budget.
+        fewest_updates: Fewest updates of a block that leads, under any budget.
         most_epochs: Passes over the training rows that a budget may lead to.
     """
 
     fewest_columns: int = 3
     trial_updates: int = 240
     trial_share: float = 0.08
-    columns_per_doubling: int = 16
+    least_of_updates: float = 0.2
+    columns_per_doubling: int = 20
+    fewest_doublings: float = 0.5
     checkpoints: int = 24
     training_checkpoints: int = 20
-    share: float = 0.65
+    patience: int = 12
+    share: float = 0.8
+    gaussian_products: float = 1e7
     leaves: LeafRules = field(default_factory=LeafRules)
     leaf_trial: LeafRules = field(
         default_factory=lambda: LeafRules(trees=(4, 4), most_rows=6000, held_rows=(50, 500))
@@ -76,6 +87,7 @@ class LeadRules:
     gradient_per_root_column: float = 5.0
     updates_per_root_row: int = 20
     most_updates: int = 4000
+    fewest_updates: int = 40
     most_epochs: int = 150
 
     def trial(self, n_rows: int, columns: int) -> DescentSettings:
@@ -93,7 +105,8 @@ class LeadRules:
             columns: d.
             ratio: Updates of a block that leads over those of the trial, at least 1.
         """
-        return min(math.log2(max(ratio, 2.0)), max(1.0, columns / self.columns_per_doubling))
+        likely = max(self.fewest_doublings, columns / self.columns_per_doubling)
+        return min(math.log2(max(ratio, 2.0)), likely)
 
     def seconds_of_a_tree(self, trial: float, n_rows: int, columns: int) -> float:
         """CPU-seconds of one more tree of every column.
@@ -131,6 +144,7 @@ class LeadRules:
             self._batch(n_rows),
             self.rate,
             checkpoints=checkpoints,
+            patience=self.patience,
             average_share=self.average_share,
             warm_up=self.warm_up,
             largest_gradient=self.gradient_per_root_column * math.sqrt(columns),

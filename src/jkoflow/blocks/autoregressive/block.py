@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks.autoregressive.conditionals import Conditionals, ConditionalsShape
+from jkoflow.blocks.autoregressive.gaussians import GaussianConditionals
 from jkoflow.blocks.autoregressive.head import Components
-from jkoflow.blocks.autoregressive.leaf_growth import grow_leaves
+from jkoflow.blocks.autoregressive.leaf_growth import grow_leaves, share_of
 from jkoflow.blocks.autoregressive.leaf_kernels import LeafKernels, LeafShape
 from jkoflow.blocks.autoregressive.leaf_rules import LeafRules
 from jkoflow.blocks.autoregressive.pull import draw_rows, pull_rows
 from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
 from jkoflow.blocks.finite import require_finite
+from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.blocks.mixture_quantile import log_root_two_pi, quantile_of_shares, rules, tail_log_slopes
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 from jkoflow.laws import Law
@@ -46,6 +48,7 @@ class AutoregressiveBlock(Block):
         gamma: Step size of the proximal step; infinite for a free step.
         shape: Sizes of the conditionals.
         order: The columns in the order in which they are conditioned, shape `(d,)`; as they stand if None.
+        n_gaussians: Components of the mixture of whole rows; 0 for none.
         leaves: Sizes of the kernels at the leaves of trees; None for none.
         generator: Source of initial weights; None where a state dict replaces them.
     """
@@ -58,11 +61,14 @@ class AutoregressiveBlock(Block):
         gamma: float,
         shape: ConditionalsShape,
         order: Tensor | None = None,
+        n_gaussians: int = 0,
         leaves: LeafShape | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(dim=shape.dim, gamma=gamma)
         self.conditionals = Conditionals(shape, generator)
+        if n_gaussians:
+            self.conditionals.gaussians = GaussianConditionals(n_gaussians, shape.dim, shape.context_dim)
         if leaves is not None:
             self.conditionals.leaves = LeafKernels(leaves, shape.dim)
         self.register_buffer("order", torch.arange(shape.dim) if order is None else order)
@@ -79,27 +85,29 @@ class AutoregressiveBlock(Block):
 
     def to_config(self) -> dict[str, Any]:
         """Plain settings; numbers of the density are in the state."""
-        leaves = self.conditionals.leaves
+        gaussians, leaves = self.conditionals.gaussians, self.conditionals.leaves
         return {
             "kind": "autoregressive",
             "gamma": None if self.free else self.gamma,
             **asdict(self.conditionals.shape),
+            "n_gaussians": 0 if gaussians is None else gaussians.n_components,
             "leaves": None if leaves is None else asdict(leaves.shape),
         }
 
     @classmethod
     def from_config(cls, settings: dict[str, Any]) -> Self:
         given = dict(settings)
-        gamma, leaves = given.pop("gamma"), given.pop("leaves")
+        gamma, leaves, count = (given.pop(name) for name in ("gamma", "leaves", "n_gaussians"))
         sizes = None if leaves is None else LeafShape(**leaves)
-        return cls(gamma=gamma, shape=ConditionalsShape(**given), leaves=sizes)
+        return cls(gamma=gamma, shape=ConditionalsShape(**given), n_gaussians=count, leaves=sizes)
 
     @classmethod
     def stored_shapes(
         cls, settings: Mapping[str, Any], found: Mapping[str, Shape]
     ) -> Iterable[tuple[str, Shape]]:
         names = set(asdict(ConditionalsShape(1)))
-        require_names(settings, {"gamma", "leaves"} | names)
+        require_names(settings, {"gamma", "n_gaussians", "leaves"} | names)
+        checked_whole(settings, "n_gaussians", most=2**20)
         checked_real(settings, "reach", above=0.0)
         for name in sorted(names - {"reach"}):
             least = 1 if name in ("dim", "width", "depth", "n_wide") else 0
@@ -209,6 +217,23 @@ class AutoregressiveBlock(Block):
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     @torch.no_grad()
+    def add_gaussians(self, mixture: MixtureBlock, validation: Particles, rules: LeafRules) -> None:
+        """Give columns that gain by it the conditionals of a mixture of whole rows, in place.
+
+        Arguments:
+            mixture: Its map.
+            validation: Validation rows, which weigh it beside the network.
+            rules: How shares are found.
+        """
+        every, x = self.conditionals, validation.x[:, self.order]
+        found = GaussianConditionals.of(mixture).to(every.centre)
+        rows = every.regressed(x, validation.context).joint
+        theirs, own = found.log_prob_by_column(rows), every.log_prob_by_network(x, validation.context)
+        for i in range(self.dim):
+            found.share[i] = share_of(theirs[:, i], own[:, i], rules)
+        every.gaussians = found if found.columns else None
+
+    @torch.no_grad()
     def grow_leaves(
         self,
         rows: Particles,
@@ -231,7 +256,7 @@ class AutoregressiveBlock(Block):
         every.leaves = grow_leaves(
             every.regressed(rows.x[:, self.order], rows.context),
             every.regressed(held_out, validation.context),
-            every.log_prob_by_network(held_out, validation.context),
+            every.log_prob_without_leaves(held_out, validation.context),
             rules,
             seed,
             range(self.dim) if columns is None else columns,

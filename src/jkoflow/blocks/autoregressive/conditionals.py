@@ -1,13 +1,14 @@
 r"""A density as the product of its conditionals, each a mixture that a linear regression and a network move.
 
     log p(x | c) = sum_i log p(x_i | x_<i, c),
-    p(x_i | .) = (1 - e - f_i) mixture_i(x_i | .) + f_i kernels_i(x_i | .) + e background(x_i)
+    p(x_i | .) = (1 - e) ((1 - f_i) ((1 - g_i) mixture_i + g_i gaussians_i) + f_i kernels_i) + e background_i
 
 The mixtures are those of `head`, the network that of `network`. It sees [b(x), b(W(x - m)), c], where W is
 the inverse Cholesky factor of the covariance, so that both have the same information of the columns before;
-b(u) = u / sqrt(1 + u^2/r^2) keeps rows far out from driving the network. The kernels, where there are some,
-are those of `leaf_kernels`, which see what a network would need many updates for. The background, of fixed
-weight e, stands for values unlike any that were seen; it is that of closings, one column at a time.
+b(u) = u / sqrt(1 + u^2/r^2) keeps rows far out from driving the network. Where there are some, the Gaussians
+are those of a mixture fitted to whole rows (`gaussians`), and the kernels those of `leaf_kernels`, which see
+what a network would need many updates for. The background, of fixed weight e, stands for values unlike any
+that were seen; it is that of closings, one column at a time.
 
 Source: Germain, Gregor, Murray & Larochelle (2015), arXiv 1502.03509; Uria, Murray & Larochelle (2013), arXiv
 1306.0186, for real-valued columns.
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from jkoflow.blocks.autoregressive.gaussians import GaussianConditionals
 from jkoflow.blocks.autoregressive.head import Columns, Components, components_of, log_densities, n_outputs
 from jkoflow.blocks.autoregressive.leaf_kernels import LeafKernels, Regressed
 from jkoflow.blocks.autoregressive.network import MaskedNetwork
@@ -89,6 +91,7 @@ class Conditionals(nn.Module):
         self.register_buffer("wide_log_w", torch.full((shape.n_wide,), -math.inf))
         self.register_buffer("wide_scale", torch.ones(shape.n_wide, d))
         self.register_buffer("wide_centre", torch.zeros(d))
+        self.gaussians: GaussianConditionals | None = None
         self.leaves: LeafKernels | None = None
         earlier = torch.ones(d, c + d).tril(c - 1)
         self.register_buffer("earlier", earlier, persistent=False)
@@ -102,9 +105,11 @@ class Conditionals(nn.Module):
 
     @property
     def numbers_of_a_row(self) -> int:
-        """Components of all columns, or of the column that has most kernels where that is more."""
+        """Largest number of components, of all columns or of one with its kernels, that a row needs."""
+        own = self.shape.dim * (self.shape.n_components + self.shape.n_wide)
         kernels = 0 if self.leaves is None else self.leaves.most_components
-        return max(self.shape.dim * (self.shape.n_components + self.shape.n_wide), kernels)
+        gaussians = 0 if self.gaussians is None else self.gaussians.means.numel()
+        return max(own, kernels, gaussians)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x | c), shape `(n,)`, nats, in float64."""
@@ -112,12 +117,21 @@ class Conditionals(nn.Module):
 
     def log_prob_by_column(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x_i | x_<i, c), shape `(n, d)`, nats."""
-        own = self._with_leaves(self.log_prob_by_network(x, context), x, context)
+        own = self._with_leaves(self.log_prob_without_leaves(x, context), x, context)
         share = self.wide_log_w.logsumexp(dim=0).exp()
         return torch.logaddexp(own + torch.log1p(-share), self._background(x))
 
+    def log_prob_without_leaves(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The same by the network's mixtures and the Gaussians, without kernels and background."""
+        own = self.log_prob_by_network(x, context)
+        if self.gaussians is None:
+            return own
+        theirs = self.gaussians.log_prob_by_column(x if context is None else torch.cat([context, x], dim=1))
+        share = self.gaussians.share
+        return torch.logaddexp(own + torch.log1p(-share), theirs + share.log())
+
     def log_prob_by_network(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The same by the network's mixtures alone, without kernels and background."""
+        """The same by the network's mixtures alone."""
         by_hand = not (x.requires_grad or is_transformed(x))
         parts = []
         for columns, said, linear in self._by_group(x, context):
@@ -127,22 +141,25 @@ class Conditionals(nn.Module):
         return torch.cat(parts, dim=1)
 
     def parts(self, x: Tensor, context: Tensor | None = None) -> Iterator[tuple[slice, Components]]:
-        """Columns with their conditional mixtures; those that have kernels one by one."""
+        """Columns with their conditional mixtures; those with Gaussians or kernels one by one."""
         found = self._components(x, context)
-        if self.leaves is None:
-            yield slice(0, self.shape.dim), self.with_background(found, slice(None))
-            return
+        alone = self.columns_with_more
         rows, linear = self.regressed(x, context)
-        with_kernels = set(self.leaves.columns)
-        for start, stop in _runs(self.shape.dim, with_kernels):
+        for start, stop in _runs(self.shape.dim, alone):
             columns = slice(start, stop)
             part = Components(*(part[:, :, columns] for part in found))
-            if start in with_kernels:
-                part = self.with_kernels(part, start, rows, linear[:, start])
+            if start in alone:
+                part = self.with_more(part, start, rows, linear[:, start])
             yield columns, self.with_background(part, columns)
 
-    def with_kernels(self, found: Components, column: int, rows: Tensor, linear: Tensor) -> Components:
-        """The mixture of one column with its kernels among its components.
+    @property
+    def columns_with_more(self) -> set[int]:
+        """The columns that Gaussians or kernels have a share of."""
+        members = (self.gaussians, self.leaves)
+        return {i for member in members if member is not None for i in member.columns}
+
+    def with_more(self, found: Components, column: int, rows: Tensor, linear: Tensor) -> Components:
+        """The mixture of one column with its Gaussians and kernels among its components.
 
         Arguments:
             found: By the network, shape `(n, K, 1)`.
@@ -150,14 +167,13 @@ class Conditionals(nn.Module):
             rows: Context and columns before i, more are not looked at, shape `(n, >= c + i)`.
             linear: The regression of the column at the rows, shape `(n,)`.
         """
-        assert self.leaves is not None
-        share = self.leaves.share[column]
-        kernels = self.leaves.components(column, rows, linear)
-        weighed = (
-            found._replace(log_w=found.log_w + torch.log1p(-share)),
-            kernels._replace(log_w=kernels.log_w + share.log()),
-        )
-        return Components(*(torch.cat(pair, dim=1) for pair in zip(*weighed, strict=True)))
+        if self.gaussians is not None and self.gaussians.share[column] > 0:
+            theirs = self.gaussians.components(column, rows)
+            found = _mixed(found, theirs, self.gaussians.share[column])
+        if self.leaves is not None and self.leaves.share[column] > 0:
+            kernels = self.leaves.components(column, rows, linear)
+            found = _mixed(found, kernels, self.leaves.share[column])
+        return found
 
     def regressed(self, x: Tensor, context: Tensor | None = None) -> Regressed:
         """Context and rows side by side, and what the regression says of the columns."""
@@ -212,6 +228,8 @@ class Conditionals(nn.Module):
             ValueError: Such numbers; the message names their tensor.
         """
         self.network.check_numbers()
+        if self.gaussians is not None:
+            self.gaussians.check_numbers()
         if self.leaves is not None:
             self.leaves.check_numbers(self.shape.context_dim)
         own = self.earlier.clone()
@@ -239,6 +257,15 @@ class Conditionals(nn.Module):
         z = (x - self.wide_centre)[:, None] / self.wide_scale
         heights = self.wide_log_w[:, None] - 0.5 * z.square() - self.wide_scale.log() - log_root_two_pi
         return heights.logsumexp(dim=1)
+
+
+def _mixed(found: Components, more: Components, share: Tensor) -> Components:
+    """A mixture of two mixtures; the second has this share."""
+    weighed = (
+        found._replace(log_w=found.log_w + torch.log1p(-share)),
+        more._replace(log_w=more.log_w + share.log()),
+    )
+    return Components(*(torch.cat(pair, dim=1) for pair in zip(*weighed, strict=True)))
 
 
 def _runs(dim: int, alone: set[int]) -> Iterator[tuple[int, int]]:

@@ -20,14 +20,14 @@ from jkoflow.blocks.autoregressive.leaf_kernels import LeafKernels, LeafShape, R
 from jkoflow.blocks.autoregressive.leaf_rules import LeafRules
 from jkoflow.blocks.autoregressive.leaf_trees import Trees, trees_of
 
-__all__ = ["grow_leaves"]
+__all__ = ["grow_leaves", "share_of"]
 
 
 @torch.no_grad()
 def grow_leaves(
     rows: Regressed,
     validation: Regressed,
-    by_network: Tensor,
+    by_others: Tensor,
     rules: LeafRules,
     seed: int,
     columns: Sequence[int],
@@ -37,12 +37,12 @@ def grow_leaves(
     Arguments:
         rows: Training rows in random order.
         validation: Validation rows.
-        by_network: log p(x_i | x_<i) of the validation rows without kernels, shape `(n, d)`, nats.
+        by_others: log p(x_i | x_<i) of the validation rows without kernels, shape `(n, d)`, nats.
         rules: See `LeafRules`.
         seed: Of the trees.
         columns: The columns that are tried.
     """
-    n, dim = len(rows.joint), by_network.shape[1]
+    n, dim = len(rows.joint), by_others.shape[1]
     fewest, most = rules.held_rows
     held = min(max(int(rules.held_share * n), fewest), most)
     grown, held_out = rows.rows(slice(0, min(n - held, rules.most_rows))), rows.rows(slice(n - held, n))
@@ -52,8 +52,8 @@ def grow_leaves(
     trees = {i: trees_of(grown, first + i, i, rules, seed + i) for i in columns}
     bare = _joined(grown, dim, trees, rules)
     kernels = {i: _weighed(bare, held_out, i, rules) for i in columns}
-    shares = _shares(_with_kernels(bare, kernels), validation, by_network, rules)
-    kept = [i for i in columns if shares[i] > rules.least_share]
+    shares = _shares(_with_kernels(bare, kernels), validation, by_others, rules)
+    kept = [i for i in columns if shares[i] > 0]
     if not kept:
         return None
     if len(kept) < len(trees):
@@ -64,17 +64,28 @@ def grow_leaves(
     return leaves
 
 
-def _shares(leaves: LeafKernels, rows: Regressed, by_network: Tensor, rules: LeafRules) -> dict[int, float]:
-    """The share of each column's kernels beside its network, by EM."""
+def _shares(leaves: LeafKernels, rows: Regressed, by_others: Tensor, rules: LeafRules) -> dict[int, float]:
+    """The share of each column's kernels beside its other conditionals."""
     first, found = rows.joint.shape[1] - leaves.dim, dict[int, float]()
     for i in leaves.columns:
         kernels = leaves.log_density(i, rows.joint[:, first + i], rows.joint, rows.linear[:, i])
-        odds, share = (kernels - by_network[:, i]).double(), torch.tensor(0.5, dtype=torch.float64)
-        for _ in range(rules.iterations):
-            belongs = torch.sigmoid(odds + torch.logit(share))
-            share = (belongs.sum() + rules.prior_rows) / (len(odds) + 2 * rules.prior_rows)
-        found[i] = float(share)
+        found[i] = share_of(kernels, by_others[:, i], rules)
     return found
+
+
+def share_of(log_prob: Tensor, by_others: Tensor, rules: LeafRules) -> float:
+    """The share of one density beside another under which rows are likeliest, by EM; 0 where it is small.
+
+    Arguments:
+        log_prob: Of the one, shape `(n,)`, nats.
+        by_others: Of the other, shape `(n,)`.
+        rules: See `LeafRules`.
+    """
+    odds, share = (log_prob - by_others).double(), torch.tensor(0.5, dtype=torch.float64)
+    for _ in range(rules.iterations):
+        belongs = torch.sigmoid(odds + torch.logit(share))
+        share = (belongs.sum() + rules.prior_rows) / (len(odds) + 2 * rules.prior_rows)
+    return float(share) if share > rules.least_share else 0.0
 
 
 def _joined(rows: Regressed, dim: int, found: dict[int, Trees], rules: LeafRules) -> LeafKernels:

@@ -67,7 +67,7 @@ class _Columns:
         self._hidden = [like.new_zeros(n, shape.width) for _ in range(shape.depth)]
         self._layers = cast("list[MaskedLinear]", [network.first, *network.hidden])
         self._known = 0
-        self._with_kernels = set() if conditionals.leaves is None else set(conditionals.leaves.columns)
+        self._with_more = conditionals.columns_with_more
 
     def run(self, z: Tensor, value_of: Callable[[Tensor, Components], Tensor]) -> Tensor:
         """All columns, one after the other, each by its noise and its conditional mixture."""
@@ -90,8 +90,8 @@ class _Columns:
         own = Columns(every.log_w[:, this], every.mean[:, this], every.log_scale[:, this])
         shape = every.shape
         found = components_of(said, linear[:, None], own, n_fixed=shape.n_fixed, reach=shape.reach)
-        if column in self._with_kernels:
-            found = every.with_kernels(found, column, self._rows, linear)
+        if column in self._with_more:
+            found = every.with_more(found, column, self._rows, linear)
         return every.with_background(found, this)
 
     def _set(self, column: int, value: Tensor) -> None:

@@ -40,7 +40,7 @@ class StartRules:
 
     moment_rows: int = 50_000
     rows: int = 2000
-    iterations: int = 20
+    iterations: int = 12
     spread: tuple[float, float] = (-1.0, 0.5)
     least_scale: float = 3e-4
     least_weight: float = 1e-2
@@ -79,11 +79,11 @@ def start_conditionals(
     conditionals.wide_scale.copy_(torch.tensor(deviations).to(spread)[:, None] * spread)
     conditionals.wide_centre.copy_(moments.mean[c:])
     part = joint.rows(slice(0, rules.rows))
-    linear = (part.x.double() - moments.mean) @ regression.T
+    linear = ((part.x.double() - moments.mean) @ regression.T).to(like)
     for start in range(0, conditionals.shape.dim, rules.columns):
         columns = slice(start, start + rules.columns)
-        x = part.x[:, c:][:, columns].double()
-        found = _mixtures(conditionals, part, x, linear[:, columns], spread[columns], left[columns], rules)
+        x, widths = part.x[:, c:][:, columns], (spread[columns].to(like), left[columns].to(like))
+        found = _mixtures(conditionals, part, x, linear[:, columns], *widths, rules)
         for stored, value in zip(
             (conditionals.log_w, conditionals.mean, conditionals.log_scale), found, strict=True
         ):
