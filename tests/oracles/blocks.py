@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks import AffineBlock, Block, MixtureBlock, NeuralODEBlock
-from jkoflow.blocks.autoregressive import AutoregressiveFamily, AutoregressiveRules
+from jkoflow.blocks.autoregressive import (
+    AutoregressiveBlock,
+    AutoregressiveFamily,
+    AutoregressiveRules,
+    LeafRules,
+)
 from jkoflow.blocks.ode.velocity import MLPVelocity
 from jkoflow.blocks.zuko import ZukoBlock
 from jkoflow.laws import GaussianMixture
@@ -162,6 +167,24 @@ def _autoregressive_context(dim: int, dtype: torch.dtype) -> Block:
     return _autoregressive(dim, dtype, CONTEXT_DIM)
 
 
+def _autoregressive_with_more(dim: int, dtype: torch.dtype, context_dim: int = 0) -> Block:
+    """The same with a share for a mixture of Gaussians, and for kernels at the leaves of trees."""
+    block = _autoregressive(dim, torch.float64, context_dim)
+    assert isinstance(block, AutoregressiveBlock)
+    context = points(400, context_dim, seed=13) if context_dim else None
+    rows = Particles(points(400, dim, seed=12).sign() + 0.5 * points(400, dim, seed=14), context)
+    mixture = _mixture(dim, torch.float64, context_dim)
+    assert isinstance(mixture, MixtureBlock)
+    rules = LeafRules(trees=(3, 2), least_share=0.0, widths=(0.2, 1.0), least_width=0.2, prior_rows=200)
+    block.add_gaussians(mixture, rows.rows(slice(0, 100)), rules)
+    block.grow_leaves(rows, rows.rows(slice(0, 100)), rules, 1)
+    return block.to(dtype)
+
+
+def _autoregressive_with_more_context(dim: int, dtype: torch.dtype) -> Block:
+    return _autoregressive_with_more(dim, dtype, CONTEXT_DIM)
+
+
 def mixture_numbers(n_components: int, dim: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, means and covariances of overlapping components, float64."""
     source = generator(seed)
@@ -175,6 +198,8 @@ BLOCKS: dict[str, Callable[[int, torch.dtype], Block]] = {
     "affine": _affine,
     "autoregressive": _autoregressive,
     "autoregressive_context": _autoregressive_context,
+    "autoregressive_with_more": _autoregressive_with_more,
+    "autoregressive_with_more_context": _autoregressive_with_more_context,
     "mixture": _mixture,
     "mixture_context": _mixture_context,
     "neural_ode": _one_step,

@@ -263,9 +263,11 @@ class Journal:
         self._after_descent = max(self._after_descent, seconds)
 
     @contextmanager
-    def holding_back(self, seconds: float) -> Iterator[None]:
-        """While this lasts, hold back so many CPU-seconds at least for what follows a descent."""
-        before, self._after_descent = self._after_descent, max(self._after_descent, seconds)
+    def holding_back(self, share: float) -> Iterator[None]:
+        """While this lasts, hold back a share of the time left now for what follows a descent."""
+        before = self._after_descent
+        if self.limited:
+            self._after_descent = max(before, share * self.remaining())
         try:
             yield
         finally:

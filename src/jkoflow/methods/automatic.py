@@ -47,8 +47,7 @@ def automatic(state: State, job: Job) -> State:
     rounds = job.settings.gamma == "auto" and job.settings.closing == "auto"
     alone = job.settings.closing != "auto"
     led = with_lead(state, job) if rounds else state
-    if len(led.flow) and not _has_time_after(led, job):
-        led = replace(led, ended="the budget leaves no time for blocks after the first")
+    if led.ended:
         return _unless_gaussian(led, state, _gaussian(state, job), job)
     chosen = job.journal.decide(
         "pilot", lambda: timed_pilot(led, job, gaussian_first=not rounds and not alone), kinds=(dict,)
@@ -70,35 +69,12 @@ def automatic(state: State, job: Job) -> State:
     return _unless_gaussian(after, state, gaussian, job)
 
 
-def _has_time_after(led: State, job: Job) -> bool:
-    """Whether a budget has time for blocks after an autoregressive one."""
-    if not job.journal.limited:
-        return True
-    share = job.recipe.lead.least_after
-    return bool(
-        job.journal.decide(
-            "blocks after the first",
-            lambda: job.journal.leaves(share, beside=0.0),
-            kinds=(bool,),
-            block=led.number,
-            round=0,
-        )
-    )
-
-
 def _gaussian(state: State, job: Job) -> Whitening:
     return best_whitening(state, job.runtime, least_variance=job.recipe.keep.least_variance)
 
 
 def _unless_gaussian(after: State, state: State, gaussian: Whitening, job: Job) -> State:
-    """The state after a flow, or after a Gaussian alone where the flow is no better by more than chance.
-
-    Arguments:
-        after: After the last block.
-        state: Before the first.
-        gaussian: The Gaussian of the training rows, which is fitted to all rows where it is taken.
-        job: The fit.
-    """
+    """The state after a flow that began at `state`, or after a Gaussian alone where that is as good."""
     if after.beats(gaussian.after, standard_errors=job.recipe.keep.flow_standard_errors):
         return after
     again, background = replace(state, number=after.number), job.recipe.closing.background

@@ -12,27 +12,24 @@ closing, where those do. Source: ours, docs/method.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jkoflow.blocks import Block, family_named
-from jkoflow.blocks.autoregressive import AutoregressiveBlock, LeafRules
+from jkoflow.blocks import Block
 from jkoflow.blocks.log_det import push_block_with_log_det
-from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.fold import proximal_fold
-from jkoflow.journal import Journal, Pace, Solution
+from jkoflow.journal import Pace
 from jkoflow.laws import Law
 from jkoflow.methods.base import Job
 from jkoflow.methods.closing import ClosingSearch, quick_search
+from jkoflow.methods.lead_solver import LeadSolver
 from jkoflow.particles import Particles
-from jkoflow.recipe import LeadRules
 from jkoflow.steps import State, Step, improves, is_significant
+from jkoflow.steps.autoregressive import AutoregressiveMaker
 from jkoflow.steps.descent import Descent
-from jkoflow.steps.proximal import descend_on_objective
 
 __all__ = ["with_lead"]
 
@@ -45,15 +42,16 @@ def with_lead(state: State, job: Job) -> State:
         job: The fit.
 
     Returns:
-        The state, its first closing known where no block leads.
+        The state, its first closing known where no block leads; `ended` where a budget leaves no time for
+        blocks after one that does.
     """
     rules, n_rows = job.recipe.lead, len(state.train)
     if state.train.dim < rules.fewest_columns or rules.trial_updates == 0:
         return state
     quick, _ = quick_search(state, job, round_number=0)
     closing = ClosingSearch(state, quick, job.runtime, job.recipe).best()
-    trial = _Trial(job, _usable(closing.block, rules.gaussian_products))
-    decided = job.journal.decide("lead", lambda: trial.against(state, closing.block), kinds=(dict,))
+    trial = LeadTrial(job, closing.block)
+    decided = job.journal.decide("lead", lambda: trial.decided(state), kinds=(dict,))
     if not decided["leads"]:
         return replace(state, closing=closing)
 
@@ -69,31 +67,48 @@ def with_lead(state: State, job: Job) -> State:
         updates = int(
             job.journal.decide("updates", affordable, kinds=(int,), block=state.number + 1, round=0)
         )
-    seconds = float(decided["tree_seconds"]) if decided["leaves"] else None
-    solver = _LeadSolver(trial, int(decided["updates"]), updates, seconds, job.journal, rules)
+    solver = LeadSolver(
+        trial.maker,
+        lambda step: trial.block(step, int(decided["updates"])),
+        closing.block,
+        tried=int(decided["updates"]),
+        updates=updates,
+        tree_seconds=float(decided["tree_seconds"]) if decided["leaves"] else None,
+        journal=job.journal,
+    )
     keep = improves(job.recipe.keep.standard_errors)
-    return proximal_fold(state, (math.inf,), replace(job.fold(solver), keep=keep))
+    led = proximal_fold(state, (math.inf,), replace(job.fold(solver), keep=keep))
+    where = {"block": led.number, "round": 0}
+    if len(led.flow) == len(state.flow) or not job.journal.limited:
+        return led
+    if job.journal.decide(
+        "blocks after the first",
+        lambda: job.journal.leaves(rules.least_after, beside=0.0),
+        kinds=(bool,),
+        **where,
+    ):
+        return led
+    return replace(led, ended="the budget leaves no time for blocks after the first")
 
 
-class _Trial:
+class LeadTrial:
     """A short training of the block; made once, by whoever asks first.
 
     Arguments:
         job: The fit.
-        mixture: The first closing; None where it is none whose conditionals a block can have.
+        closing: The step that would end the fit; None for no step.
     """
 
-    def __init__(self, job: Job, mixture: MixtureBlock | None) -> None:
-        self._job, self._mixture = job, mixture
-        self._family = family_named("autoregressive", **job.recipe.of_blocks)
-        self._block: AutoregressiveBlock | None = None
+    def __init__(self, job: Job, closing: Block | None) -> None:
+        self._job, self.closing = job, closing
+        self.maker = AutoregressiveMaker(job.recipe)
+        self._block: Block | None = None
 
-    def against(self, state: State, closing: Block | None) -> dict[str, object]:
-        """Whether the block beats a closing, the updates of its trial, and CPU-seconds of one of them.
+    def decided(self, state: State) -> dict[str, object]:
+        """Whether the block beats the closing, the updates of its trial, and CPU-seconds of one of them.
 
         Arguments:
             state: Before the block.
-            closing: The step that would end the fit; None for no step.
         """
         job, journal, rules = self._job, self._job.journal, self._job.recipe.lead
         step = Step(
@@ -105,10 +120,10 @@ class _Trial:
             job.runtime,
             recipe=job.recipe,
         )
-        block, pace = self._new(step), Pace(journal, rules.trial_share)
+        block, pace = self.maker.new(step), Pace(journal, rules.trial_share)
         done = self._train(block, replace(step, stop=lambda phase, updates: pace.is_over(updates)))
         self._block = block
-        rows, law = state.validation.rows(slice(0, job.recipe.keep.judged_densities)), state.functional.law
+        rows, law, closing = self.maker.judged(step), state.functional.law, self.closing
         log_prob = law.log_prob(rows.x.double()) if closing is None else _log_prob(closing, rows, law)
         by_network, a_check = journal.timed(lambda: _log_prob(block, rows, law))
         an_update = pace.seconds_an_update(a_check, least_share=rules.least_of_updates)
@@ -134,40 +149,28 @@ class _Trial:
             "tree_seconds": tree_seconds,
         }
 
-    def _gain_of_leaves(self, block: AutoregressiveBlock, step: Step, by_network: Tensor) -> Tensor:
+    def _gain_of_leaves(self, block: Block, step: Step, by_network: Tensor) -> Tensor:
         """What kernels of few trees of some columns add to log-densities, as if of all columns, nats."""
         rules, dim = self._job.recipe.lead, step.train.dim
         count = min(dim, rules.leaf_columns)
         columns = sorted({round(place) for place in np.linspace(0, dim - 1, count)})
-        _grow(block, step, rules.leaf_trial, columns)
-        rows = step.validation.rows(slice(0, len(by_network)))
-        gain = _log_prob(block, rows, step.functional.law) - by_network
-        block.conditionals.leaves = None
+        self.maker.grow(block, step, rules.leaf_trial, columns)
+        gain = _log_prob(block, self.maker.judged(step), step.functional.law) - by_network
+        self.maker.family.drop_leaves(block)
         return gain * (dim / count)
 
-    def add_gaussians(self, block: AutoregressiveBlock, step: Step) -> None:
-        """Give a block the conditionals of the first closing, where that is a mixture."""
-        if self._mixture is not None:
-            judged = step.validation.rows(slice(0, step.recipe.keep.judged_densities))
-            block.add_gaussians(self._mixture, judged, step.recipe.lead.leaves)
-
-    def block(self, step: Step, updates: int) -> AutoregressiveBlock:
+    def block(self, step: Step, updates: int) -> Block:
         """The block after so many updates of its trial."""
         found = self._block
         self._block = None
         if found is None:
-            found = self._new(step)
+            found = self.maker.new(step)
             self._train(found, replace(step, stop=lambda phase, made: made >= updates))
         return found
 
-    def _new(self, step: Step) -> AutoregressiveBlock:
-        block = self._family.new(step.train, step.gamma, generator=step.stream("initial_weights"))
-        assert isinstance(block, AutoregressiveBlock)
-        return block
-
     def _train(self, block: Block, step: Step) -> Descent:
         settings = self._job.recipe.lead.trial(len(step.train), step.train.dim)
-        return descend_on_objective(block, step, settings, "auto")
+        return self.maker.train(block, step, settings)
 
 
 @torch.no_grad()
@@ -184,84 +187,3 @@ def _gain_of_half(done: Descent) -> float:
     """What the second half of a descent gained, nats: about what each doubling of its updates gains."""
     half = [value for made, value in done.history if 2 * made <= done.updates]
     return max(0.0, (half[-1] if half else done.first) - done.best)
-
-
-def _usable(closing: Block | None, most_products: float) -> MixtureBlock | None:
-    """A closing whose conditionals cost no more than so many products of each row that is pulled."""
-    if not isinstance(closing, MixtureBlock) or closing.n_components < 2:
-        return None
-    columns = closing.means.shape[1]
-    return closing if closing.n_components * columns**3 <= most_products else None
-
-
-def _grow(
-    block: AutoregressiveBlock, step: Step, rules: LeafRules, columns: Sequence[int] | None = None
-) -> None:
-    """Give a block kernels by rows of a step, where validation rows like them."""
-    generator = step.stream("leaves")
-    count = rules.most_rows + max(rules.held_rows)
-    rows = (
-        step.train.rows(slice(0, count)) if step.train.weight is None else step.train.draw(count, generator)
-    )
-    judged = step.validation.rows(slice(0, step.recipe.keep.judged_densities))
-    seed = int(torch.randint(2**31, (1,), generator=generator))
-    block.grow_leaves(rows, judged, rules, seed, columns)
-
-
-@dataclass(frozen=True)
-class _LeadSolver:
-    """Trains the block of a trial to its end, and grows its trees.
-
-    Arguments:
-        trial: It has the block.
-        tried: Updates of the trial.
-        updates: Updates after it.
-        tree_seconds: CPU-seconds of one tree of every column; None for no trees.
-        journal: It knows how many there is time for.
-        rules: How blocks that lead are trained.
-    """
-
-    trial: _Trial
-    tried: int
-    updates: int
-    tree_seconds: float | None
-    journal: Journal
-    rules: LeadRules
-
-    def __call__(self, step: Step) -> Solution:
-        block = self.trial.block(step, self.tried)
-        rules = self.rules
-        settings = rules.training(self.updates, len(step.train), step.train.dim)
-        with self.journal.holding_back(self._seconds_of_trees()):
-            done = descend_on_objective(block, step, settings, "auto")
-        self.trial.add_gaussians(block, step)
-        trees = self._trees(step)
-        if trees:
-            _grow(block, step, rules.with_trees(trees))
-        return Solution.found(
-            block,
-            "proximal",
-            updates={"proximal": self.tried + done.updates},
-            retries=done.retries,
-            best_update=done.best_update,
-            trees=0 if block.conditionals.leaves is None else trees,
-        )
-
-    def _seconds_of_trees(self) -> float:
-        """What is held back for trees under a budget."""
-        if self.tree_seconds is None or not self.journal.limited:
-            return 0.0
-        return (1 - self.rules.share_beside_leaves) * self.rules.leaf_share * self.journal.remaining()
-
-    def _trees(self, step: Step) -> int:
-        rules, seconds = self.rules, self.tree_seconds
-        if seconds is None:
-            return 0
-        if not self.journal.limited:
-            return sum(rules.leaves.trees)
-
-        def affordable() -> int:
-            return self.journal.how_many(seconds, rules.trees, share=rules.leaf_share)
-
-        where = {"block": step.number, "round": step.round}
-        return int(self.journal.decide("trees", affordable, kinds=(int,), **where))

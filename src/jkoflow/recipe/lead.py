@@ -32,7 +32,7 @@ class LeadRules:
         patience: Checkpoints without improvement before it stops: after a trial it gets worse first, while
             the rate is at its highest.
         share: Share of the time left after the trial for the updates of a block that leads.
-        gaussian_products: Components × columns³ of a first closing at most, whose conditionals the block can
+        mixture_products: Components × columns³ of a first closing at most, whose conditionals the block can
             get, too: a row that is pulled pays for them.
         leaves: How trees are grown for a block that leads, where their kernels are worth their place.
         leaf_trial: The same for a trial, of fewer trees on fewer rows.
@@ -67,7 +67,7 @@ class LeadRules:
     training_checkpoints: int = 20
     patience: int = 12
     share: float = 0.8
-    gaussian_products: float = 1e7
+    mixture_products: float = 1e7
     leaves: LeafRules = field(default_factory=LeafRules)
     leaf_trial: LeafRules = field(
         default_factory=lambda: LeafRules(trees=(4, 4), most_rows=6000, held_rows=(50, 500))

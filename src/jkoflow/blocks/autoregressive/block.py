@@ -31,7 +31,13 @@ from jkoflow.blocks.autoregressive.pull import draw_rows, pull_rows
 from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
 from jkoflow.blocks.finite import require_finite
 from jkoflow.blocks.mixture import MixtureBlock
-from jkoflow.blocks.mixture_quantile import log_root_two_pi, quantile_of_shares, rules, tail_log_slopes
+from jkoflow.blocks.mixture_quantile import (
+    log_root_two_pi,
+    quantile_by_logarithms,
+    quantile_of_shares,
+    rules,
+    tail_log_slopes,
+)
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 from jkoflow.laws import Law
 from jkoflow.particles import Particles
@@ -226,7 +232,7 @@ class AutoregressiveBlock(Block):
             rules: How shares are found.
         """
         every, x = self.conditionals, validation.x[:, self.order]
-        found = GaussianConditionals.of(mixture).to(every.centre)
+        found = GaussianConditionals.of(mixture, self.order).to(every.centre)
         rows = every.regressed(x, validation.context).joint
         theirs, own = found.log_prob_by_column(rows), every.log_prob_by_network(x, validation.context)
         for i in range(self.dim):
@@ -266,8 +272,9 @@ class AutoregressiveBlock(Block):
         like = self.conditionals.centre
         ordered = x[:, self.order].to(like)
         given = None if context is None else context.to(like)
+        count = self.conditionals.shape.n_components + self.conditionals.shape.n_wide
         parts = [
-            _quantiles(ordered[:, columns], found)
+            _quantiles(ordered[:, columns], found, count)
             for columns, found in self.conditionals.parts(ordered, given)
         ]
         z, slopes = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
@@ -276,11 +283,19 @@ class AutoregressiveBlock(Block):
         return y.to(x.dtype), slopes.sum(dim=1).to(x.dtype)
 
 
-def _quantiles(x: Tensor, found: Components) -> tuple[Tensor, Tensor]:
-    """Phi^{-1}(F(x)) of some columns and the logarithm of its slope, shape `(n, m)` each, float64."""
+def _quantiles(x: Tensor, found: Components, n_trained: int) -> tuple[Tensor, Tensor]:
+    """Phi^{-1}(F(x)) of some columns and the logarithm of its slope, shape `(n, m)` each, float64.
+
+    Arguments:
+        x: Shape `(n, m)`.
+        found: Their mixtures.
+        n_trained: Components of a mixture that has no Gaussians and no kernels.
+    """
     log_w, location, log_scale = (part.double() for part in found)
     u = (x.double()[:, None] - location) * torch.exp(-log_scale)
-    z = quantile_of_shares(u, log_w.exp(), log_w)
+    # one way for what may be trained; the many components of a frozen density need a faster one
+    few = log_w.shape[1] <= n_trained
+    z = quantile_by_logarithms(u, log_w) if few else quantile_of_shares(u, log_w.exp(), log_w)
     heights = log_w - 0.5 * u.square() - log_scale - log_root_two_pi
     slopes = heights.logsumexp(dim=1) + 0.5 * z.square() + log_root_two_pi
     far = z.abs() > rules.far_square

@@ -7,6 +7,7 @@ Source: measured on held-out rows of training tables, docs/performance.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,9 +15,11 @@ import torch
 
 from jkoflow.blocks.autoregressive.block import AutoregressiveBlock
 from jkoflow.blocks.autoregressive.conditionals import ConditionalsShape
+from jkoflow.blocks.autoregressive.leaf_rules import LeafRules
 from jkoflow.blocks.autoregressive.start import StartRules, start_conditionals
 from jkoflow.blocks.base import Block
 from jkoflow.blocks.family import PLAIN, Family, Start
+from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.errors import InputError
 from jkoflow.laws import Background
 from jkoflow.particles import Particles
@@ -86,3 +89,51 @@ class AutoregressiveFamily(Family):
         block = block.to(rows.rows(slice(0, 0)).x)
         start_conditionals(block.conditionals, rows, self.background, self.sizes.start)
         return block
+
+    # ── what other densities say better ──
+
+    def add_mixture(
+        self,
+        block: Block,
+        closing: Block | None,
+        validation: Particles,
+        rules: LeafRules,
+        *,
+        most_products: float,
+    ) -> None:
+        """Give columns of a block the conditionals of a mixture, in place, where validation rows like them.
+
+        Arguments:
+            block: One of this family.
+            closing: The map of the mixture; nothing is done if it is none, or None.
+            validation: Validation rows.
+            rules: How shares are found.
+            most_products: Most components × columns³, which each row that is pulled costs.
+        """
+        if not isinstance(closing, MixtureBlock) or closing.n_components < 2:
+            return
+        if closing.n_components * closing.means.shape[1] ** 3 <= most_products:
+            _own(block).add_gaussians(closing, validation, rules)
+
+    def grow_leaves(
+        self,
+        block: Block,
+        rows: Particles,
+        validation: Particles,
+        rules: LeafRules,
+        seed: int,
+        columns: Sequence[int] | None = None,
+    ) -> bool:
+        """Give columns of a block kernels, in place; whether any has some. See `AutoregressiveBlock`."""
+        own = _own(block)
+        own.grow_leaves(rows, validation, rules, seed, columns)
+        return own.conditionals.leaves is not None
+
+    def drop_leaves(self, block: Block) -> None:
+        """Take the kernels of all columns away, in place."""
+        _own(block).conditionals.leaves = None
+
+
+def _own(block: Block) -> AutoregressiveBlock:
+    assert isinstance(block, AutoregressiveBlock)
+    return block

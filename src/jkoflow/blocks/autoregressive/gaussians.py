@@ -42,11 +42,21 @@ class GaussianConditionals(nn.Module):
     inverse_factors: Tensor
 
     @classmethod
-    def of(cls, mixture: MixtureBlock) -> GaussianConditionals:
-        """Those of the mixture that a block takes to N(0, I); their shares are zero."""
+    def of(cls, mixture: MixtureBlock, order: Tensor) -> GaussianConditionals:
+        """Those of the mixture that a block takes to N(0, I), with shares of zero.
+
+        Arguments:
+            mixture: The block.
+            order: The columns in the order in which they are conditioned, shape `(d,)`.
+        """
         made = cls(mixture.n_components, mixture.dim, mixture.context_dim).to(mixture.means)
-        for name in ("log_weights", "means", "inverse_factors"):
-            setattr(made, name, getattr(mixture, name).clone())
+        index = torch.cat([torch.arange(mixture.context_dim).to(order), mixture.context_dim + order])
+        factors = torch.linalg.inv(mixture.inverse_factors.double())[:, index]
+        covariances = factors @ factors.mT
+        inverse = torch.linalg.inv(torch.linalg.cholesky(covariances)).tril()
+        made.log_weights.copy_(mixture.log_weights)
+        made.means.copy_(mixture.means[:, index])
+        made.inverse_factors.copy_(inverse)
         return made
 
     @property
