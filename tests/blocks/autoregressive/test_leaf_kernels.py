@@ -187,3 +187,14 @@ def test_broken_numbers_are_refused(tensor: str, value: float, message: str) -> 
         numbers[...] = value
     with pytest.raises(ValueError, match=message):
         block.check_numbers()
+
+
+def test_trees_of_many_columns_look_at_those_that_correlate() -> None:
+    """Of 40 columns the last is a step of one; the trees find it among the two that they look at."""
+    x = points(800, 40, seed=4)
+    x[:, 39] = x[:, 17].sign() + 0.05 * points(800, 1, seed=5)[:, 0]
+    rows = Regressed(x, torch.zeros_like(x))
+    trees = trees_of(rows, 39, 39, replace(RULES, split_columns=2, trees=(3, 0)), 0)
+    seen = set(trees.feature[trees.feature >= 0].tolist())
+    assert 17 in seen
+    assert len(seen) == 2

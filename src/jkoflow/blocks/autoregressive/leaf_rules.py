@@ -23,7 +23,7 @@ class LeafRules:
         members: Values of a leaf at most.
         first_members: The same of a tree of the first column, which has nothing to split by: the values of
             all its trees together are evenly spaced among those of the rows.
-        split_columns: Columns that a split looks at, at most.
+        split_columns: Columns that a column's trees look at, at most: those that correlate with it most.
         widths: Least and greatest width of the candidates, in standard deviations of what the trees predict,
         n_widths: and their number.
         multiples: Widths of candidates in standard deviations of the leaf.
@@ -43,7 +43,7 @@ class LeafRules:
     held_rows: tuple[int, int] = (50, 1500)
     members: int = 10
     first_members: int = 40
-    split_columns: int = 32
+    split_columns: int = 16
     widths: tuple[float, float] = (1e-3, 1.0)
     n_widths: int = 8
     multiples: tuple[float, ...] = (0.05, 0.15, 0.4, 1.0)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from jkoflow.blocks.autoregressive.leaf_kernels import Regressed
 from jkoflow.blocks.autoregressive.leaf_rules import LeafRules
@@ -44,12 +46,13 @@ def trees_of(rows: Regressed, place: int, column: int, rules: LeafRules, seed: i
         rules: See `LeafRules`.
         seed: Of the trees.
     """
-    seen = np.ascontiguousarray(rows.joint[:, :place].float().cpu().numpy())
     goal = (rows.joint[:, place] - rows.linear[:, column]).float().cpu().numpy()
+    looked_at = _nearest_columns(rows.joint[:, : place + 1], rules.split_columns)
+    seen = np.ascontiguousarray(rows.joint[:, looked_at].float().cpu().numpy())
     value = rows.joint[:, place].cpu().numpy()
     parts = list[tuple[Any, ...]]()
     for group, (fewest, n_trees) in enumerate(zip(rules.leaves, rules.trees, strict=True)):
-        for tree in _grown(seen, goal, fewest, n_trees, rules, seed + group * 10**6):
+        for tree in _grown(seen, goal, fewest, n_trees, seed + group * 10**6):
             if tree is None:
                 parts.append(_one_leaf(value, rules.first_members, len(parts), sum(rules.trees)))
             else:
@@ -63,22 +66,29 @@ def trees_of(rows: Regressed, place: int, column: int, rules: LeafRules, seed: i
         np.concatenate(part) for part in list(zip(*parts, strict=True))[:5]
     )
     depth = max(part[5] for part in parts)
+    if len(looked_at):
+        feature = np.where(feature < 0, feature, looked_at.numpy()[feature])
     return Trees(roots, feature, threshold, link, size, member, depth)
 
 
-def _grown(seen: Reals, goal: Reals, fewest: int, n_trees: int, rules: LeafRules, seed: int) -> list[Any]:
+def _nearest_columns(rows: Tensor, most: int) -> Tensor:
+    """The columns that correlate most with the last one, in ascending order; all where there are few."""
+    place = rows.shape[1] - 1
+    if place <= most:
+        return torch.arange(place)
+    centred = rows.double() - rows.double().mean(dim=0)
+    products = centred[:, :-1].T @ centred[:, -1]
+    correlation = products.abs() / centred[:, :-1].square().sum(dim=0).sqrt().clamp_min(1e-12)
+    return correlation.topk(most).indices.sort().values.cpu()
+
+
+def _grown(seen: Reals, goal: Reals, fewest: int, n_trees: int, seed: int) -> list[Any]:
     """Trees of scikit-learn; None for each where there is nothing to split by."""
     if seen.shape[1] == 0 or n_trees == 0:
         return [None] * n_trees
     from sklearn.ensemble import ExtraTreesRegressor  # takes longer to import than this package
 
-    forest = ExtraTreesRegressor(
-        n_trees,
-        min_samples_leaf=fewest,
-        max_features=min(seen.shape[1], rules.split_columns),
-        bootstrap=True,
-        random_state=seed,
-    )
+    forest = ExtraTreesRegressor(n_trees, min_samples_leaf=fewest, bootstrap=True, random_state=seed)
     return [grown.tree_ for grown in forest.fit(seen, goal).estimators_]
 
 
