@@ -9,7 +9,7 @@ from scipy import stats
 from jkoflow.blocks import NeuralODEBlock
 from jkoflow.errors import InputError
 from jkoflow.flow import Flow
-from jkoflow.flow.sampling import sample
+from jkoflow.flow.sampling import rows_together, sample
 from jkoflow.laws import Gaussian, StandardNormal
 from jkoflow.runtime import base_noise
 from jkoflow.world import ALONE, World
@@ -37,6 +37,26 @@ def test_more_rows_begin_with_the_fewer_bit_for_bit(dtype: torch.dtype) -> None:
         assert few.x.shape == (n, 2)
         assert torch.equal(few.x, many.x[:n])
         assert torch.equal(few.error, many.error[:n])
+
+
+def test_few_rows_of_many_columns_are_the_first_of_more_and_pull_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """300 columns: 64 rows are pulled together, and 70 rows need two such parts, not 1,024 rows."""
+    block = make_block("autoregressive", torch.float32, 300)
+    flow = Flow(StandardNormal(300), [make_block("affine", torch.float32, 300), block])
+    pulled = list[int]()
+    invert = type(flow).invert
+
+    def counted(self: Flow, rows: torch.Tensor, *given: object, **options: object) -> object:
+        pulled.append(len(rows))
+        return invert(self, rows, *given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Flow, "invert", counted)
+    many = sample(flow, 70, seed=3, like=like(torch.float32)).x
+    assert pulled == [64, 64]
+    assert torch.equal(sample(flow, 5, seed=3, like=like(torch.float32)).x, many[:5])
+    assert [rows_together(dim) for dim in (2, 32, 33, 300, 10_000)] == [1024, 1024, 512, 64, 64]
 
 
 def test_rows_with_context_have_the_prefix_property_too() -> None:
