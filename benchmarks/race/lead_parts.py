@@ -71,6 +71,8 @@ def measure(rows: Reals, part: str, *, budget: float, seed: int) -> dict[str, An
         "nll_se_nats": float(nats.std() / math.sqrt(len(nats))),
         "cpu_seconds": seconds,
         "blocks": [type(block).__name__ for block in fitted.model.flow],
+        "updates": [step["updates"] for step in fitted.steps],
+        "trees": [step.get("trees", 0) for step in fitted.steps],
     }
 
 
@@ -101,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             append_rows(options.results, [head | {"problem": name, "outcome": "done"} | row])
             print(
                 f"| {name} | {part} | {row['nll_nats']:.3f} ± {row['nll_se_nats']:.3f} |"
-                f" {row['cpu_seconds']:.0f} s | {', '.join(row['blocks'])} |",
+                f" {row['cpu_seconds']:.0f} s | {', '.join(row['blocks'])} | trees {row['trees'][:1]},"
+                f" updates {row['updates'][:1]} |",
                 flush=True,
             )
 

@@ -78,7 +78,7 @@ class LeadRules:
     share_beside_leaves: float = 0.5
     trees: tuple[int, int] = (6, 56)
     leaf_rows_power: float = 0.65
-    least_after: float = 0.25
+    least_after: float = 0.4
     batches: tuple[int, int] = (64, 256)
     rows_per_batch_row: int = 4
     rate: float = 1e-2

@@ -40,7 +40,7 @@ class LeafRules:
     trees: tuple[int, int] = (16, 12)
     most_rows: int = 40_000
     held_share: float = 0.1
-    held_rows: tuple[int, int] = (50, 1500)
+    held_rows: tuple[int, int] = (50, 1000)
     members: int = 10
     first_members: int = 40
     split_columns: int = 16

@@ -49,14 +49,14 @@ def trees_of(rows: Regressed, place: int, column: int, rules: LeafRules, seed: i
     goal = (rows.joint[:, place] - rows.linear[:, column]).float().cpu().numpy()
     looked_at = _nearest_columns(rows.joint[:, : place + 1], rules.split_columns)
     seen = np.ascontiguousarray(rows.joint[:, looked_at].float().cpu().numpy())
-    value = rows.joint[:, place].cpu().numpy()
+    by_value = np.argsort(rows.joint[:, place].cpu().numpy(), kind="stable")
     parts = list[tuple[Any, ...]]()
     for group, (fewest, n_trees) in enumerate(zip(rules.leaves, rules.trees, strict=True)):
         for tree in _grown(seen, goal, fewest, n_trees, seed + group * 10**6):
             if tree is None:
-                parts.append(_one_leaf(value, rules.first_members, len(parts), sum(rules.trees)))
+                parts.append(_one_leaf(by_value, rules.first_members, len(parts), sum(rules.trees)))
             else:
-                parts.append(_flat(tree, seen, value, rules.members))
+                parts.append(_flat(tree, seen, by_value, rules.members))
     roots, nodes, values = [], 0, 0
     for here, _, links, _, members, _ in parts:
         roots.append(nodes)
@@ -92,17 +92,18 @@ def _grown(seen: Reals, goal: Reals, fewest: int, n_trees: int, seed: int) -> li
     return [grown.tree_ for grown in forest.fit(seen, goal).estimators_]
 
 
-def _one_leaf(value: Reals, members: int, number: int, n_trees: int) -> tuple[Any, ...]:
+def _one_leaf(by_value: Wholes, members: int, number: int, n_trees: int) -> tuple[Any, ...]:
     """The same as `_flat` for a tree without a split: its values lie between those of the other trees."""
-    order = np.argsort(value, kind="stable")
-    places = (np.arange(members) + (number + 0.5) / n_trees) * (len(order) / members)
+    places = (np.arange(members) + (number + 0.5) / n_trees) * (len(by_value) / members)
     one = np.ones(1, dtype=np.int64)
-    member = order[np.minimum(places.astype(int), len(order) - 1)]
+    member = by_value[np.minimum(places.astype(int), len(by_value) - 1)]
     return -one, np.zeros(1, dtype=np.float32), 0 * one, members * one, member, 0
 
 
-def _flat(tree: Any, seen: Reals, value: Reals, members: int) -> tuple[Any, ...]:
+def _flat(tree: Any, seen: Reals, by_value: Wholes, members: int) -> tuple[Any, ...]:
     """Feature (-1 in a leaf), threshold, link, size, and members of the nodes of one tree, and its depth.
+
+    `by_value` has the rows in the order of their values.
 
     Nodes are numbered so that siblings are neighbours and come after their parent. Of a leaf with more rows
     than `members` evenly spaced ones are taken.
@@ -114,7 +115,7 @@ def _flat(tree: Any, seen: Reals, value: Reals, members: int) -> tuple[Any, ...]
     threshold = _rounded_down(tree.threshold[order_of_nodes])
     link = np.where(inner, new[left[order_of_nodes]], 0)
     node = new[tree.apply(seen)]
-    order = np.lexsort((value, node))
+    order = by_value[np.argsort(node[by_value], kind="stable")]
     counts = np.bincount(node, minlength=len(new))
     starts, size = np.cumsum(counts) - counts, np.minimum(counts, members)
     owner = np.repeat(np.arange(len(new)), size)
