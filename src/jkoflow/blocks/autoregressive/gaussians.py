@@ -73,7 +73,8 @@ class GaussianConditionals(nn.Module):
         inverse = self.inverse_factors.double()
         u = self._whitened(rows, inverse)
         heights = inverse.diagonal(dim1=1, dim2=2).log() - 0.5 * u.square() - log_root_two_pi
-        joint = torch.logsumexp(self.log_weights.double()[:, None] + heights.cumsum(dim=2), dim=1)
+        log_weights = torch.log_softmax(self.log_weights.double(), dim=0)  # of sum 1, whatever their rounding
+        joint = torch.logsumexp(log_weights[:, None] + heights.cumsum(dim=2), dim=1)
         first = torch.zeros_like(joint[:, :1])
         return torch.cat([first, joint], dim=1).diff(dim=1)[:, self.context_dim :].to(rows.dtype)
 

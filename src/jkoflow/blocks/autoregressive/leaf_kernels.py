@@ -139,12 +139,12 @@ class LeafKernels(nn.Module):
         index, log_share = self._leaves(column, rows)
         places = self.value[index, column], linear[:, None, None] + self.residual[index, column]
         spreads = [_spread(place.detach(), log_share) for place in places]
-        parts = []
+        parts, log_w = [], self._log_w(column)
         start, stop = self.kernel_start[column : column + 2].tolist()
         for h in range(start, stop):
             moves, (first, last) = int(self.moves[h]), self.trees[h].tolist()
             place, spread = places[moves][:, first:last], spreads[moves][:, first:last]
-            weight = log_share[:, first:last] + (self.log_w[h] - math.log(last - first))
+            weight = log_share[:, first:last] + (log_w[h - start] - math.log(last - first))
             scale = (self.absolute[h] + self.relative[h] * spread).log()[:, :, None].expand_as(place)
             parts.append((weight.flatten(1), place.flatten(1), scale.flatten(1)))
         found = (torch.cat(part, dim=1)[:, :, None] for part in zip(*parts, strict=True))
@@ -152,9 +152,7 @@ class LeafKernels(nn.Module):
 
     def log_density(self, column: int, x: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
         """log k_i at the values `x`, shape `(n,)`, nats; see `components`."""
-        start, stop = self.kernel_start[column : column + 2].tolist()
-        log_w = self.log_w[start:stop]
-        return torch.logsumexp(log_w + self.log_kernels(column, x, rows, linear), dim=1)
+        return torch.logsumexp(self._log_w(column) + self.log_kernels(column, x, rows, linear), dim=1)
 
     def log_kernels(self, column: int, x: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
         """log k_ih at the values `x`, shape `(n, kernels)`, nats; -inf where no float tells it from zero."""
@@ -173,6 +171,11 @@ class LeafKernels(nn.Module):
         seen = densities > 0
         logs = torch.where(seen, densities, 1.0).log()
         return torch.where(seen, logs, -math.inf) - log_root_two_pi
+
+    def _log_w(self, column: int) -> Tensor:
+        """Logarithms of the weights of a column's kernels, of sum 1 whatever their rounding."""
+        start, stop = self.kernel_start[column : column + 2].tolist()
+        return torch.log_softmax(self.log_w[start:stop], dim=0)
 
     def _leaves(self, column: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows that the leaves hold, `(n, trees, m)`, and the logarithms of their shares of a leaf."""
