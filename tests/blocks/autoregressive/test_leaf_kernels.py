@@ -199,3 +199,12 @@ def test_trees_of_many_columns_look_at_those_that_correlate() -> None:
     seen = set(trees.feature[trees.feature >= 0].tolist())
     assert 17 in seen
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("depth", [1, 10**9])
+def test_depth_that_is_not_that_of_the_trees_is_refused(depth: int) -> None:
+    block = grown(rows=500, trees=(2, 2))
+    leaves = leaves_of(block)
+    leaves.shape = replace(leaves.shape, depth=depth)
+    with pytest.raises(ValueError, match=f"expected leaves after {depth} splits"):
+        block.check_numbers()

@@ -14,7 +14,7 @@ kernels and residuals are ours.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -224,6 +224,7 @@ class LeafKernels(nn.Module):
         if bool(((self.member < 0) | (self.member >= shape.rows)).any()):
             raise ValueError(f"tensor leaves.member: expected rows from 0 to {shape.rows - 1}")
         self._check_kernels(starts, kernels)
+        self._check_depth()
 
     def _check_kernels(self, starts: Tensor, kernels: Tensor) -> None:
         share, first, last = self.share, self.trees[:, 0], self.trees[:, 1]
@@ -242,9 +243,16 @@ class LeafKernels(nn.Module):
                     "tensors leaves.log_w, roots: expected weights of sum 1, roots of the column"
                 )
 
-    def to_config(self) -> dict[str, int]:
-        """Plain settings, from which `LeafShape` is made again."""
-        return asdict(self.shape)
+    def _check_depth(self) -> None:
+        """Each way from a root must end in a leaf after `depth` splits at most."""
+        at = self.roots[self.columns].long().flatten()
+        for _ in range(min(self.shape.depth, self.shape.nodes)):
+            below = self.link[at[self.feature[at] >= 0]].long()
+            reached = torch.zeros(self.shape.nodes, dtype=torch.bool, device=at.device)
+            reached[below] = reached[below + 1] = True
+            at = reached.nonzero()[:, 0]
+        if bool((self.feature[at] >= 0).any()) or self.shape.depth > self.shape.nodes:
+            raise ValueError(f"tensor leaves.link: expected leaves after {self.shape.depth} splits at most")
 
 
 def _spread(place: Tensor, log_share: Tensor) -> Tensor:
