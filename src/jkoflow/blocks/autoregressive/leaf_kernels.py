@@ -136,9 +136,7 @@ class LeafKernels(nn.Module):
             rows: Context and columns before i, more are not looked at, shape `(n, >= c + i)`.
             linear: l_i at the rows, shape `(n,)`.
         """
-        index, log_share = self._leaves(column, rows)
-        places = self.value[index, column], linear[:, None, None] + self.residual[index, column]
-        spreads = [_spread(place.detach(), log_share) for place in places]
+        places, spreads, log_share = self._centres(column, rows, linear)
         parts, log_w = [], self._log_w(column)
         start, stop = self.kernel_start[column : column + 2].tolist()
         for h in range(start, stop):
@@ -156,11 +154,9 @@ class LeafKernels(nn.Module):
 
     def log_kernels(self, column: int, x: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
         """log k_ih at the values `x`, shape `(n, kernels)`, nats; -inf where no float tells it from zero."""
-        index, log_share = self._leaves(column, rows)
+        places, spreads, log_share = self._centres(column, rows, linear)
         share, found = log_share.exp(), list[Tensor]()
-        places = self.value[index, column], linear[:, None, None] + self.residual[index, column]
         squares = [(x[:, None, None] - place).square() for place in places]
-        spreads = [_spread(place.detach(), log_share) for place in places]
         for h in range(*self.kernel_start[column : column + 2].tolist()):
             moves, (first, last) = int(self.moves[h]), self.trees[h].tolist()
             rate = (self.absolute[h] + self.relative[h] * spreads[moves][:, first:last]).reciprocal()
@@ -176,6 +172,14 @@ class LeafKernels(nn.Module):
         """Logarithms of the weights of a column's kernels, of sum 1 whatever their rounding."""
         start, stop = self.kernel_start[column : column + 2].tolist()
         return torch.log_softmax(self.log_w[start:stop], dim=0)
+
+    def _centres(
+        self, column: int, rows: Tensor, linear: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], list[Tensor], Tensor]:
+        """Centres as they are and moved with the regression, each leaf's spread of both, and log-shares."""
+        index, log_share = self._leaves(column, rows)
+        places = self.value[index, column], linear[:, None, None] + self.residual[index, column]
+        return places, [_spread(place.detach(), log_share) for place in places], log_share
 
     def _leaves(self, column: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows that the leaves hold, `(n, trees, m)`, and the logarithms of their shares of a leaf."""
