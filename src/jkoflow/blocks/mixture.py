@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
+from jkoflow.blocks.chunked import by_chunks
 from jkoflow.blocks.mixture_quantile import (
     component_of,
     conditional_quantiles,
@@ -194,12 +195,12 @@ class MixtureBlock(Block):
         numbers: int,
     ) -> tuple[Tensor, ...]:
         """`function` in float64 of rows few enough for their tables, in the dtype of `x`."""
-        size = max(1, numbers // self.means.numel())
-        parts = [
-            function(x[i : i + size].double(), None if context is None else context[i : i + size].double())
-            for i in range(0, max(len(x), 1), size)
-        ]
-        return tuple(torch.cat(columns).to(x.dtype) for columns in zip(*parts, strict=True))
+
+        def in_double(rows: Tensor, given: Tensor | None) -> tuple[Tensor, ...]:
+            return function(rows.double(), None if given is None else given.double())
+
+        found = by_chunks(in_double, x, context, numbers // self.means.numel())
+        return tuple(part.to(x.dtype) for part in found)
 
     def _standardised(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """u `(n, K, c + d)` and log w `(n, K, c + d)`, not divided by their sum over k."""

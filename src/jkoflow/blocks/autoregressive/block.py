@@ -29,6 +29,7 @@ from jkoflow.blocks.autoregressive.leaf_kernels import LeafKernels, LeafShape
 from jkoflow.blocks.autoregressive.leaf_rules import LeafRules
 from jkoflow.blocks.autoregressive.pull import draw_rows, pull_rows
 from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
+from jkoflow.blocks.chunked import by_chunks
 from jkoflow.blocks.finite import require_finite
 from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.blocks.mixture_quantile import (
@@ -215,12 +216,7 @@ class AutoregressiveBlock(Block):
         numbers: int = MIXTURE_PULLED_NUMBERS,
     ) -> tuple[Tensor, ...]:
         """`function` of rows few enough for the table of their components."""
-        size = max(1, numbers // self.conditionals.numbers_of_a_row)
-        parts = [
-            function(x[i : i + size], None if context is None else context[i : i + size])
-            for i in range(0, max(len(x), 1), size)
-        ]
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        return by_chunks(function, x, context, numbers // self.conditionals.numbers_of_a_row)
 
     @torch.no_grad()
     def add_gaussians(self, mixture: MixtureBlock, validation: Particles, rules: LeafRules) -> None:
