@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -173,6 +174,19 @@ def test_save_and_load_is_bit_identical(name: str, dtype: torch.dtype, tmp_path:
     assert torch.equal(block.pull(x, context), again.pull(x, context))
     state, state_again = block.state_dict(), again.state_dict()
     assert all(torch.equal(state[key], state_again[key]) for key in state)
+
+
+@each_block
+def test_stored_tensors_are_those_that_the_settings_declare(name: str) -> None:
+    """As a model folder is read: settings through JSON, and shapes before any number."""
+    block = make_block(name)
+    config = json.loads(json.dumps(block.to_config()))
+    shapes = {key: tuple(part.shape) for key, part in block.state_dict().items()}
+    block_from_config(config, found=shapes).load_state_dict(block.state_dict())
+    wrong = next(key for key, shape in shapes.items() if shape)
+    for found in ({**shapes, wrong: (*shapes[wrong], 2)}, {**shapes, "more": (1,)}):
+        with pytest.raises(RunFolderError, match="tensor"):
+            block_from_config(config, found=found)
 
 
 @each_block

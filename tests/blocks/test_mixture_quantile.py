@@ -69,6 +69,20 @@ def test_quantiles_come_back_where_modes_are_narrow_and_far_apart(spread: float)
     torch.testing.assert_close(again, z, atol=1e-12 / spread, rtol=1e-8)
 
 
+def test_quantiles_of_many_components_of_all_widths_are_found() -> None:
+    """Without a safeguard 6 of these went to and fro between two narrow components for ever."""
+    source, count = torch.Generator().manual_seed(0), 20_000
+    location = torch.randn(count, 24, generator=source, dtype=torch.float64)
+    width = 10 ** -torch.empty_like(location).uniform_(0, 3, generator=source)
+    log_w = torch.log_softmax(4 * torch.randn(count, 24, generator=source, dtype=torch.float64), dim=1)
+    z = torch.randn(count, generator=source, dtype=torch.float64)
+    t = mixture_quantile._solved(mixture_quantile._tail, z, location, 1 / width, log_w)
+    back = quantile_of_shares(
+        ((t[:, None] - location) / width)[:, :, None], log_w.exp()[:, :, None], log_w[:, :, None]
+    )
+    torch.testing.assert_close(back[:, 0], z, atol=1e-7, rtol=0)
+
+
 def test_a_quantile_does_not_depend_on_the_other_rows() -> None:
     z = torch.linspace(-40, 40, 33, dtype=torch.float64)
     one_by_one = torch.cat([quantiles(each[None]) for each in z])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jkoflow.blocks.autoregressive import AutoregressiveBlock, AutoregressiveRules
+from jkoflow.blocks.autoregressive import AutoregressiveBlock
 from jkoflow.config import Settings
 from jkoflow.laws import GaussianMixture
 from jkoflow.particles import Particles
@@ -16,14 +16,11 @@ from jkoflow.steps import State
 from oracles.blocks import generator
 from oracles.clocks import Clock
 from oracles.jobs import Recorded, run_method, same_flow, start_state
-from oracles.quick_training import quick_recipe
-
-SIZES = AutoregressiveRules(width=(16, 16), fixed=(6, 6), n_moving=2)
-LEAD = LeadRules(trial_updates=40, checkpoints=8, updates_per_root_row=2, batches=(64, 64), most_epochs=2)
+from oracles.quick_training import LEAD, quick_recipe
 
 
 def recipe() -> Recipe:
-    return replace(quick_recipe(updates=10), autoregressive=SIZES, lead=LEAD)
+    return quick_recipe(updates=10, leads=True)
 
 
 def spiky(n: int, seed: int) -> Particles:

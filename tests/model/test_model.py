@@ -22,7 +22,7 @@ from jkoflow.laws import StandardNormal
 from jkoflow.model import Model, load_model, save_model
 from jkoflow.storage.chunks import PUSH_ROWS
 from jkoflow.world import ALONE, World
-from oracles.blocks import coarse_block, make_block
+from oracles.blocks import BLOCKS, CONTEXT_DIM, coarse_block, make_block
 from oracles.worlds import run_together
 
 MEAN, COVARIANCE = np.array([1.0, -2.0]), np.array([[4.0, 1.0], [1.0, 0.5]])
@@ -81,6 +81,22 @@ def test_neural_model_is_saved_and_loaded_bit_for_bit(dtype: str, tmp_path: Path
     for ours, theirs in zip(loaded.sample(40, seed=1), model.sample(40, seed=1), strict=True):
         assert_array_equal(ours, theirs)
     assert not any(parameter.requires_grad for parameter in loaded.flow.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_model_of_every_kind_of_block_is_saved_and_loaded(kind: str, dtype: str, tmp_path: Path) -> None:
+    block = make_block(kind, getattr(torch, dtype))
+    schema = Schema.fit(read_table(np.random.default_rng(0).normal(size=(60, 3))))
+    given = None
+    if block.conditioned_on:
+        given = read_table(np.random.default_rng(1).normal(size=(20, CONTEXT_DIM)))
+    context = None if given is None else Schema.fit(given, role="context")
+    model = Model(schema, Flow(StandardNormal(3)).then(block), Settings(dtype=dtype), context_schema=context)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    rows = read_table(np.random.default_rng(2).normal(size=(20, 3)))
+    assert_array_equal(loaded.log_prob(rows, given), model.log_prob(rows, given))
 
 
 def test_model_card_says_what_the_folder_is(gaussian: Model, tmp_path: Path) -> None:

@@ -188,10 +188,13 @@ def conditional_quantiles(z: Tensor, location: Tensor, scale: Tensor, log_w: Ten
 
 
 def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Tensor) -> Tensor:
-    """Halley's method on the logarithm of the smaller tail, a bisection where it leaves the bracket.
+    """Halley's method on the logarithm of the smaller tail, safeguarded by bisection.
 
-    The root lies between the least and the greatest of the components' own quantiles; a row that has settled
-    is left as it is, so that its number does not depend on the others.
+    The root lies between the least and the greatest of the components' own quantiles. A step that leaves
+    this bracket, or that is longer than half the step before the last, is a bisection instead: between two
+    narrow components Halley's steps can lead to and fro for ever. A row that has settled is left as it is, so
+    that its number does not depend on the others. Source of the safeguard: Brent (1973), "Algorithms for
+    Minimization without Derivatives", ch. 4.
     """
     side, goal = torch.where(z > 0, -1.0, 1.0).to(z), torch.special.log_ndtr(-z.abs())
     quantiles, w = location + z[:, None] / scale, log_w.exp()
@@ -199,7 +202,8 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
     t = (w * quantiles).sum(dim=1).clamp(low, high)
     rate, shares = side[:, None] * scale, log_w if tail_of is _tail_by_logarithms else w
     left = torch.arange(len(z), device=z.device)
-    going = torch.ones_like(left, dtype=torch.bool)
+    going, last = torch.ones_like(left, dtype=torch.bool), high - low
+    before = 2 * last
     for _ in range(rules.steps):
         at = t[left]
         log_tail, slope, curvature = tail_of(rate * (at[:, None] - location), rate, shares)
@@ -208,17 +212,18 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
         low[left], high[left] = torch.where(too_low, at, low[left]), torch.where(too_low, high[left], at)
         bend = (0.5 * gap * (curvature / slope - slope) / slope).clamp(-rules.most_bent, rules.most_bent)
         ahead = at - side[left] * gap / slope / (1 - bend)
-        inside = (ahead >= low[left]) & (ahead <= high[left])
-        found = torch.where(inside, ahead, 0.5 * (low[left] + high[left]))
+        trusted = (ahead >= low[left]) & (ahead <= high[left]) & (2 * (ahead - at).abs() <= before)
+        found = torch.where(trusted, ahead, 0.5 * (low[left] + high[left]))
         t[left] = torch.where(going, found, at)
-        going &= ~(inside & (gap.abs() < rules.last_gap)) & (
-            (found - at).abs() > rules.settled * (1 + at.abs())
-        )
+        before, last = last, (found - at).abs()
+        going &= ~(trusted & (gap.abs() < rules.last_gap)) & (last > rules.settled * (1 + at.abs()))
         n_going = int(going.sum())
         if not n_going:
             break
         if 2 * n_going < len(left):
-            left, rate, location, shares = (rows[going] for rows in (left, rate, location, shares))
+            left, rate, location, shares, before, last = (
+                rows[going] for rows in (left, rate, location, shares, before, last)
+            )
             going = going[going]
     return t
 

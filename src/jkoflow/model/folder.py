@@ -43,8 +43,8 @@ __all__ = ["load_model", "save_model"]
 _ENTRIES = {"format", "jkoflow", "settings", "base", "blocks", "facts", "model_sha256"}
 _ROLES = ("data", "context")
 _TENSOR = re.compile(r"blocks\.(0|[1-9]\d{0,5})\.(.+)", re.DOTALL)
-_DTYPES = ("F32", "F64", "I64", "BOOL")
-"""Of numbers, and of what a network of zuko keeps beside them."""
+_DTYPES = ("F32", "F64", "I64", "I32", "I16", "U8", "BOOL")
+"""Of numbers, of trees, and of what a network of zuko keeps beside them."""
 
 _DAMAGE = (
     *(JKOFlowError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),

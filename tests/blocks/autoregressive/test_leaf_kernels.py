@@ -128,7 +128,7 @@ def test_leaves_are_those_of_scikit_learn() -> None:
     """Each training row falls into the leaf that scikit-learn's own tree puts it in."""
     x = points(500, 3, seed=3)
     rows = Regressed(x, torch.zeros_like(x))
-    trees = trees_of(rows, 2, 2, replace(RULES, trees=(1, 0), members=255, leaves=(5, 5)), 0)
+    trees = trees_of(rows, 2, 2, replace(RULES, trees=(1, 0), members=(255, 255), leaves=(5, 5)), 0)
     at = np.zeros(500, dtype=int)
     for _ in range(trees.depth):
         inner = trees.feature[at] >= 0

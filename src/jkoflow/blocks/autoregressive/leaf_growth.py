@@ -95,7 +95,7 @@ def _joined(rows: Regressed, dim: int, found: dict[int, Trees], rules: LeafRules
     shape = LeafShape(
         trees=sum(rules.trees),
         depth=max(part.depth for part in of_columns),
-        members=max(rules.members, rules.first_members),
+        members=max(*rules.members, rules.first_members),
         nodes=sizes[0],
         values=sizes[1],
         rows=len(rows.joint),
@@ -108,7 +108,7 @@ def _joined(rows: Regressed, dim: int, found: dict[int, Trees], rules: LeafRules
         if i in found:
             part = found[i]
             here = slice(nodes, nodes + len(part.feature))
-            leaves.members[i] = int(part.size.max())
+            leaves.members[i] = torch.as_tensor(np.maximum.reduceat(part.size, part.roots))
             leaves.roots[i] = torch.tensor(part.roots, dtype=torch.int32) + nodes
             for buffer, numbers in (
                 (leaves.feature, part.feature),

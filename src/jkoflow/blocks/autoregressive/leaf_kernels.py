@@ -14,6 +14,7 @@ kernels and residuals are ours.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ class LeafShape:
     Arguments:
         trees: Trees of each column.
         depth: Splits on the longest way from a root to a leaf.
-        members: Values of a leaf at most, m, in any column.
+        members: Values of a leaf at most, m, of any tree.
         nodes: Nodes of all trees of all columns.
         values: Values of all leaves.
         rows: Training rows that the values are of.
@@ -81,7 +82,7 @@ class LeafKernels(nn.Module):
         self.register_buffer("share", torch.zeros(dim))
         self.register_buffer("node_start", torch.zeros(dim + 1, **whole))
         self.register_buffer("kernel_start", torch.zeros(dim + 1, **whole))
-        self.register_buffer("members", torch.zeros(dim, **whole))
+        self.register_buffer("members", torch.zeros(dim, shape.trees, **whole))
         self.register_buffer("roots", torch.zeros(dim, shape.trees, **whole))
         self.register_buffer("feature", torch.zeros(shape.nodes, dtype=torch.int16))
         self.register_buffer("threshold", torch.zeros(shape.nodes))
@@ -123,10 +124,16 @@ class LeafKernels(nn.Module):
     @property
     def most_components(self) -> int:
         """Kernels of one row and column, the most of any column."""
-        of_each = self.trees[:, 1] - self.trees[:, 0]
-        total = torch.cat([of_each.new_zeros(1), of_each.cumsum(0)])
-        trees = total[self.kernel_start[1:].long()] - total[self.kernel_start[:-1].long()]
-        return int((trees * self.members).max())
+        first, last = self.trees[:, :1], self.trees[:, 1:]
+        places = torch.arange(self.shape.trees, device=first.device)
+        used = (places >= first) & (places < last)
+        starts = self.kernel_start.long()
+        column = torch.searchsorted(
+            starts[1:], torch.arange(self.shape.kernels, device=first.device), right=True
+        )
+        slots = (used * self.members[column]).max(dim=1).values
+        of_each = torch.zeros(self.dim, dtype=torch.int64, device=first.device)
+        return int(of_each.index_add(0, column, (last - first)[:, 0].long() * slots).max())
 
     def components(self, column: int, rows: Tensor, linear: Tensor) -> Components:
         """The kernels of one column for some rows, of weights of sum 1, shape `(n, K, 1)` each.
@@ -137,12 +144,11 @@ class LeafKernels(nn.Module):
             linear: l_i at the rows, shape `(n,)`.
         """
         places, spreads, log_share = self._centres(column, rows, linear)
-        parts, log_w = [], self._log_w(column)
-        start, stop = self.kernel_start[column : column + 2].tolist()
-        for h in range(start, stop):
-            moves, (first, last) = int(self.moves[h]), self.trees[h].tolist()
-            place, spread = places[moves][:, first:last], spreads[moves][:, first:last]
-            weight = log_share[:, first:last] + (log_w[h - start] - math.log(last - first))
+        parts = []
+        for log_w, (h, (first, last), slots) in zip(self._log_w(column), self._kernels(column), strict=True):
+            moves = int(self.moves[h])
+            place, spread = places[moves][:, first:last, :slots], spreads[moves][:, first:last]
+            weight = log_share[:, first:last, :slots] + (log_w - math.log(last - first))
             scale = (self.absolute[h] + self.relative[h] * spread).log()[:, :, None].expand_as(place)
             parts.append((weight.flatten(1), place.flatten(1), scale.flatten(1)))
         found = (torch.cat(part, dim=1)[:, :, None] for part in zip(*parts, strict=True))
@@ -157,16 +163,22 @@ class LeafKernels(nn.Module):
         places, spreads, log_share = self._centres(column, rows, linear)
         share, found = log_share.exp(), list[Tensor]()
         squares = [(x[:, None, None] - place).square() for place in places]
-        for h in range(*self.kernel_start[column : column + 2].tolist()):
-            moves, (first, last) = int(self.moves[h]), self.trees[h].tolist()
+        for h, (first, last), slots in self._kernels(column):
+            moves = int(self.moves[h])
             rate = (self.absolute[h] + self.relative[h] * spreads[moves][:, first:last]).reciprocal()
-            heights = torch.exp(squares[moves][:, first:last] * (-0.5 * rate.square())[:, :, None])
-            of_tree = (heights * share[:, first:last]).sum(dim=2) * rate
+            heights = torch.exp(squares[moves][:, first:last, :slots] * (-0.5 * rate.square())[:, :, None])
+            of_tree = (heights * share[:, first:last, :slots]).sum(dim=2) * rate
             found.append(of_tree.sum(dim=1) / (last - first))
         densities = torch.stack(found, dim=1)
         seen = densities > 0
         logs = torch.where(seen, densities, 1.0).log()
         return torch.where(seen, logs, -math.inf) - log_root_two_pi
+
+    def _kernels(self, column: int) -> Iterator[tuple[int, tuple[int, int], int]]:
+        """The number h of each kernel of a column, first and last of its trees, and their values at most."""
+        for h in range(*self.kernel_start[column : column + 2].tolist()):
+            first, last = self.trees[h].tolist()
+            yield h, (first, last), int(self.members[column, first:last].max())
 
     def _log_w(self, column: int) -> Tensor:
         """Logarithms of the weights of a column's kernels, of sum 1 whatever their rounding."""
@@ -190,8 +202,9 @@ class LeafKernels(nn.Module):
                 break
             right = rows.gather(1, feature.clamp_min(0)) > self.threshold[at]
             at = torch.where(feature < 0, at, self.link[at] + right)
-        slots = torch.arange(int(self.members[column]), device=rows.device)
-        size = self.size[at][:, :, None].long()
+        most = self.members[column]
+        slots = torch.arange(int(most.max()), device=rows.device)
+        size = torch.minimum(self.size[at].long(), most.long())[:, :, None]
         index = self.member[self.link[at][:, :, None].long() + torch.minimum(slots, size - 1)].long()
         log_share = torch.where(slots < size, -size.to(self.value).log(), -math.inf)
         return index, log_share
@@ -219,11 +232,7 @@ class LeafKernels(nn.Module):
         leaf = ~inner
         if bool(((self.members < 0) | (self.members > shape.members)).any()):
             raise ValueError(f"tensor leaves.members: expected numbers up to {shape.members}")
-        if bool(
-            ((size < 1) | (size > self.members[column]) | (link < 0) | (link + size > shape.values))[
-                leaf
-            ].any()
-        ):
+        if bool(((size < 1) | (link < 0) | (link + size > shape.values))[leaf].any()):
             raise ValueError("tensor leaves.size: expected leaves of stored values")
         if bool(((self.member < 0) | (self.member >= shape.rows)).any()):
             raise ValueError(f"tensor leaves.member: expected rows from 0 to {shape.rows - 1}")
@@ -240,6 +249,8 @@ class LeafKernels(nn.Module):
         if not bool(positive.all()):
             raise ValueError("tensors leaves.absolute, relative, moves: expected widths above 0, and 0 or 1")
         for i in self.columns:
+            if bool((self.members[i] < 1).any()):
+                raise ValueError("tensor leaves.members: expected a value in each leaf of a column's trees")
             total = float(self.log_w[kernels[i] : kernels[i + 1]].double().logsumexp(dim=0))
             roots = self.roots[i]
             if abs(total) > 1e-3 or bool(((roots < starts[i]) | (roots >= starts[i + 1])).any()):

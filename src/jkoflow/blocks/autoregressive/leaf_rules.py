@@ -20,7 +20,7 @@ class LeafRules:
         most_rows: Training rows, the first ones, that trees are grown on.
         held_share: Share of the training rows that kernels are weighed by,
         held_rows: and their fewest and most.
-        members: Values of a leaf at most.
+        members: Values of a leaf at most, in each group.
         first_members: The same of a tree of the first column, which has nothing to split by: the values of
             all its trees together are evenly spaced among those of the rows.
         split_columns: Columns that a column's trees look at, at most: those that correlate with it most.
@@ -41,7 +41,7 @@ class LeafRules:
     most_rows: int = 40_000
     held_share: float = 0.1
     held_rows: tuple[int, int] = (50, 1000)
-    members: int = 10
+    members: tuple[int, int] = (4, 10)
     first_members: int = 40
     split_columns: int = 16
     widths: tuple[float, float] = (1e-3, 1.0)

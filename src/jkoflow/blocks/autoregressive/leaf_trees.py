@@ -51,12 +51,13 @@ def trees_of(rows: Regressed, place: int, column: int, rules: LeafRules, seed: i
     seen = np.ascontiguousarray(rows.joint[:, looked_at].float().cpu().numpy())
     by_value = np.argsort(rows.joint[:, place].cpu().numpy(), kind="stable")
     parts = list[tuple[Any, ...]]()
-    for group, (fewest, n_trees) in enumerate(zip(rules.leaves, rules.trees, strict=True)):
+    groups = zip(rules.leaves, rules.trees, rules.members, strict=True)
+    for group, (fewest, n_trees, members) in enumerate(groups):
         for tree in _grown(seen, goal, fewest, n_trees, seed + group * 10**6):
             if tree is None:
                 parts.append(_one_leaf(by_value, rules.first_members, len(parts), sum(rules.trees)))
             else:
-                parts.append(_flat(tree, seen, by_value, rules.members))
+                parts.append(_flat(tree, seen, by_value, members))
     roots, nodes, values = [], 0, 0
     for here, _, links, _, members, _ in parts:
         roots.append(nodes)

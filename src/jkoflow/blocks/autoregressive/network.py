@@ -50,7 +50,8 @@ def degrees_of(dim: int, width: int, context_dim: int) -> Tensor:
 
 def groups_of(dim: int, width: int, context_dim: int, *, most_columns: int = 64) -> tuple[Group, ...]:
     """The columns in groups of about equal size, `most_columns` at most."""
-    degrees = degrees_of(dim, width, context_dim)
+    with torch.device("cpu"):  # sizes are numbers, also of a block that is made without any
+        degrees = degrees_of(dim, width, context_dim)
     bounds = [
         round(part * dim / math.ceil(dim / most_columns)) for part in range(math.ceil(dim / most_columns) + 1)
     ]
