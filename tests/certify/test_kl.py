@@ -233,6 +233,15 @@ def test_trees_count_both_laws_alike_however_many_rows_they_have() -> None:
     assert float(h(columns_of(0.0, 3)).mean().abs()) < 0.2
 
 
+def test_bins_of_trees_have_about_equal_weight() -> None:
+    rows = np.column_stack([np.random.default_rng(0).normal(size=5000), np.repeat([0.0, 1.0], 2500)])
+    weight = np.where(np.arange(5000) < 1000, 4.0, 1.0)
+    numbers = critic_module._Bins.of(rows, weight, bins=20)(rows)
+    of_bins = np.bincount(numbers[:, 0].astype(int), weights=weight)
+    assert of_bins == pytest.approx(np.full(20, weight.sum() / 20), rel=0.02)
+    assert np.array_equal(numbers[:, 1], rows[:, 1])
+
+
 def test_fine_structure_is_seen_by_trees() -> None:
     """A comb of period 0.2 in data of width 1: a network finds nothing in it."""
     u = torch.rand(16_000, 1, generator=generator(1)) * 4 - 2

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
 from jkoflow.blocks.chunked import by_chunks
+from jkoflow.blocks.log_sums import log_sum_exp
 from jkoflow.blocks.mixture_quantile import (
     component_of,
     conditional_quantiles,
@@ -219,9 +220,9 @@ class MixtureBlock(Block):
 
     def _log_density(self, x: Tensor, context: Tensor | None) -> Tensor:
         if context is None:
-            return self._log_joint(x).logsumexp(dim=1)
+            return log_sum_exp(self._log_joint(x))
         joint = self._log_joint(torch.cat([context, x], dim=1))
-        return joint.logsumexp(dim=1) - self._log_joint(context).logsumexp(dim=1)
+        return log_sum_exp(joint) - log_sum_exp(self._log_joint(context))
 
     def _log_joint(self, rows: Tensor) -> Tensor:
         """log pi_k N(x; m_k, C_k) of the first p columns, `(n, K)`; their factors are the leading parts."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jkoflow.blocks.log_sums import log_sum_exp
 from jkoflow.blocks.ode.velocity.perceptron import is_transformed
 
 __all__ = [
@@ -28,8 +29,9 @@ __all__ = [
 
 log_root_two_pi = 0.5 * math.log(2 * math.pi)
 
-least_log = -700.0
-"""Logarithm of the smallest share that is a number in float64; an exponential of less takes much longer."""
+least_log = -300.0
+"""Logarithm of the smallest share that is kept in float64: beside 1 it is lost, and its products with others
+are normal numbers; an exponential that is none takes much longer."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class QuantileRules:
         far_square: Quantiles beyond this have squares whose difference has lost its digits: slopes are taken
             from ratios.
         far: Quantiles beyond this belong to probabilities that are hardly numbers in float64.
+        farthest_error: Arguments of the error function beyond this are cut there: its complement is 10^-252,
+            which is lost beside the probability of any quantile up to `far`, and so is
+        lowest_density_log: the exponential of this, which is put for smaller densities.
         steps: Most steps of a root search.
         settled: Relative change of a root at which its search ends.
         last_gap: Error in log-probability below which one more step of Halley's method is the last one: it
@@ -52,11 +57,13 @@ class QuantileRules:
     """
 
     no_share: float = -37.0
-    direct_log: float = -600.0
+    direct_log: float = -500.0
     small: float = 1e-3
     tail_steps: int = 4
     far_square: float = 1e4
-    far: float = 35.0
+    far: float = 30.0
+    farthest_error: float = 24.0
+    lowest_density_log: float = -600.0
     steps: int = 100
     settled: float = 4e-15
     last_gap: float = 1e-5
@@ -87,13 +94,18 @@ def quantile_of_shares(u: Tensor, w: Tensor, log_w: Tensor) -> Tensor:
 
 def _probability(u: Tensor, w: Tensor) -> Tensor:
     """sum_k w_k Phi(u_k) over dimension 1."""
-    return (u * -math.sqrt(0.5)).erfc_().mul_(w).sum(dim=1).mul_(0.5)
+    return _twice_probabilities(u).mul_(w).sum(dim=1).mul_(0.5)
+
+
+def _twice_probabilities(u: Tensor) -> Tensor:
+    """2 Phi(u), at least 10^-252: what is no normal number, or has such products, takes far longer."""
+    return (u * -math.sqrt(0.5)).clamp_(-rules.farthest_error, rules.farthest_error).erfc_()
 
 
 def quantile_by_logarithms(u: Tensor, log_w: Tensor) -> Tensor:
     """The same where a probability may be no number in float64, and where it is differentiated."""
-    below = torch.logsumexp(log_w + torch.special.log_ndtr(u), dim=1)
-    above = torch.logsumexp(log_w + torch.special.log_ndtr(-u), dim=1)
+    below = log_sum_exp(log_w + torch.special.log_ndtr(u))
+    above = log_sum_exp(log_w + torch.special.log_ndtr(-u))
     tail = _normal_quantile(torch.minimum(below, above))
     return torch.where(below < above, tail, -tail)
 
@@ -230,8 +242,10 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
 
 def _tail(v: Tensor, rate: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """L = log sum_k w_k Phi(v_k), |dL/dt| and the second derivative of the sum over the sum, `(n,)` each."""
-    probability = 0.5 * (v * -math.sqrt(0.5)).erfc_().mul_(w).sum(dim=1)
-    density = (-0.5 * v.square() - log_root_two_pi).exp_().mul_(w).mul_(rate)
+    probability = _twice_probabilities(v).mul_(w).sum(dim=1).mul_(0.5)
+    density = (
+        (-0.5 * v.square() - log_root_two_pi).clamp_min_(rules.lowest_density_log).exp_().mul_(w).mul_(rate)
+    )
     curvature = -(v.mul_(rate).mul_(density)).sum(dim=1)
     return probability.log(), density.sum(dim=1).abs() / probability, curvature / probability
 

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
@@ -142,9 +145,11 @@ def fit_trees(p: Tensor, q: Tensor, *, seed: int) -> Critic:
         q: Columns of rows of the other law, shape `(m, k)`.
         seed: Seed that draws the fifth of the rows that stops them, and the columns that a split looks at.
     """
-    columns = torch.cat([p, q]).double().cpu().numpy()
+    rows = torch.cat([p, q]).double().cpu().numpy()
+    weight = np.repeat([1 / len(p), 1 / len(q)], [len(p), len(q)])
+    bins = _Bins.of(rows, weight)
+    columns = bins(rows)
     label = torch.cat([torch.ones(len(p)), torch.zeros(len(q))]).numpy()
-    weight = torch.cat([torch.full((len(p),), 1 / len(p)), torch.full((len(q),), 1 / len(q))])
     classifier = HistGradientBoostingClassifier(
         learning_rate=_RATE,
         max_iter=_TREES,
@@ -156,10 +161,38 @@ def fit_trees(p: Tensor, q: Tensor, *, seed: int) -> Critic:
         random_state=seed,
     )
     with threadpool_limits(1, user_api="openmp"):
-        classifier.fit(columns, label, sample_weight=(weight * len(columns) / 2).numpy())
+        classifier.fit(columns, label, sample_weight=weight * len(columns) / 2)
 
     def h(rows: Tensor) -> Tensor:
         with threadpool_limits(1, user_api="openmp"):
-            return torch.as_tensor(classifier.decision_function(rows.double().cpu().numpy())).to(rows.device)
+            told = classifier.decision_function(bins(rows.double().cpu().numpy()))
+        return torch.as_tensor(told).to(rows.device)
 
     return h
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """Columns in bins of about equal weight; scikit-learn finds the same bins a hundred times as slowly.
+
+    Arguments:
+        edges: Upper ends of all bins but the last, ascending, of each column.
+    """
+
+    edges: tuple[npt.NDArray[np.float64], ...]
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[np.float64], weight: npt.NDArray[np.float64], *, bins: int = 255) -> _Bins:
+        """Bins of weighted rows, `(n, k)` and `(n,)`."""
+        levels = np.arange(1, bins) / bins * weight.sum()
+        found = []
+        for column in rows.T:
+            order = np.argsort(column, kind="stable")
+            places = np.searchsorted(np.cumsum(weight[order]), levels).clip(max=len(order) - 1)
+            found.append(np.unique(column[order[places]]))
+        return cls(tuple(found))
+
+    def __call__(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The number of the bin of each value, shape `(n, k)`."""
+        pairs = zip(self.edges, rows.T, strict=True)
+        return np.column_stack([np.searchsorted(edges, column).astype(float) for edges, column in pairs])

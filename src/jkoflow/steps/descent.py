@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from jkoflow.errors import NumericalError
 from jkoflow.recipe.descent import DescentSettings
@@ -92,23 +93,36 @@ class AveragedAdam:
         self._weights, self._settings = _Weights(module), settings
         self._current = self._weights.read()
         self._first, self._second = torch.zeros_like(self._current), torch.zeros_like(self._current)
-        self._updates = 0
+        self._updates = torch.zeros((), device=self._current.device)
+        self._is_first = True
         self.average = self._current.clone()
         """The weights averaged over the updates so far, shape `(n_weights,)`."""
 
     def update(self, loss: Tensor, rate: float) -> None:
         """One update against the gradient of `loss` at the module's present weights."""
-        self._updates += 1
         settings, gradient = self._settings, self._weights.gradient(loss)
         gradient = gradient.mul_((settings.largest_gradient / (gradient.norm() + 1e-6)).clamp_(max=1.0))
-        first, second = settings.first_decay, settings.second_decay
-        self._first.lerp_(gradient, 1 - first)
-        self._second.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        unbias_first, unbias_second = 1 - first**self._updates, 1 - second**self._updates
-        spread = self._second.sqrt().mul_(unbias_second**-0.5).add_(settings.least_denominator)
-        self._current.addcdiv_(self._first, spread, value=-rate / unbias_first)
+        # in one pass through memory; in operations on vectors it takes eight times as long, and the class
+        # Adam imports what compiles, which takes a second
+        adam(
+            [self._current],
+            [gradient],
+            [self._first],
+            [self._second],
+            [],
+            [self._updates],
+            fused=True,
+            amsgrad=False,
+            beta1=settings.first_decay,
+            beta2=settings.second_decay,
+            lr=rate,
+            weight_decay=0.0,
+            eps=settings.least_denominator,
+            maximize=False,
+        )
         self._weights.write(self._current)
-        self.average.lerp_(self._current, 1.0 if self._updates == 1 else settings.average_share)
+        self.average.lerp_(self._current, 1.0 if self._is_first else settings.average_share)
+        self._is_first = False
 
     @torch.no_grad()
     def at_average(self, evaluate: Callable[[], float]) -> float:

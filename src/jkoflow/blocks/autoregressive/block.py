@@ -31,6 +31,7 @@ from jkoflow.blocks.autoregressive.pull import draw_rows, pull_rows
 from jkoflow.blocks.base import Block, Inverse, KnownSource, Shape, Source
 from jkoflow.blocks.chunked import by_chunks
 from jkoflow.blocks.finite import require_finite
+from jkoflow.blocks.log_sums import log_sum_exp
 from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.blocks.mixture_quantile import (
     log_root_two_pi,
@@ -293,7 +294,7 @@ def _quantiles(x: Tensor, found: Components, n_trained: int) -> tuple[Tensor, Te
     few = log_w.shape[1] <= n_trained
     z = quantile_by_logarithms(u, log_w) if few else quantile_of_shares(u, log_w.exp(), log_w)
     heights = log_w - 0.5 * u.square() - log_scale - log_root_two_pi
-    slopes = heights.logsumexp(dim=1) + 0.5 * z.square() + log_root_two_pi
+    slopes = log_sum_exp(heights) + 0.5 * z.square() + log_root_two_pi
     far = z.abs() > rules.far_square
     if not is_transformed(u) and bool(far.any()):
         rows = far.any(dim=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jkoflow.blocks.autoregressive.head import Components
+from jkoflow.blocks.log_sums import log_sum_exp
 from jkoflow.blocks.mixture import MixtureBlock
 from jkoflow.blocks.mixture_quantile import log_root_two_pi
 
@@ -74,7 +75,7 @@ class GaussianConditionals(nn.Module):
         u = self._whitened(rows, inverse)
         heights = inverse.diagonal(dim1=1, dim2=2).log() - 0.5 * u.square() - log_root_two_pi
         log_weights = torch.log_softmax(self.log_weights.double(), dim=0)  # of sum 1, whatever their rounding
-        joint = torch.logsumexp(log_weights[:, None] + heights.cumsum(dim=2), dim=1)
+        joint = log_sum_exp(log_weights[:, None] + heights.cumsum(dim=2))
         first = torch.zeros_like(joint[:, :1])
         return torch.cat([first, joint], dim=1).diff(dim=1)[:, self.context_dim :].to(rows.dtype)
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from jkoflow.blocks.log_sums import shares_of_sum
 from jkoflow.blocks.mixture_quantile import log_root_two_pi
 
 __all__ = ["Columns", "Components", "components_of", "log_densities", "n_outputs"]
@@ -128,14 +129,12 @@ class _LogDensities(torch.autograd.Function):
             slab = torch.mul(bases[g], inverse[j], out=z[:, j])
             slab.sub_(mean[j]).sub_(said[:, k + g]).mul_(rate[:, g])
         weights = said[:, :k] + log_w
-        total = torch.logsumexp(weights, dim=1, keepdim=True)
         heights = z.square().mul_(-0.5).add_(weights).sub_(log_scale)
         heights[:, :n_fixed].sub_(log_tau[:, :1])
         heights[:, n_fixed:].sub_(log_tau[:, 1:])
-        joint = torch.logsumexp(heights, dim=1, keepdim=True)
+        shares, joint = shares_of_sum(heights)
+        weights, total = shares_of_sum(weights)
         if any(ctx.needs_input_grad):
-            shares = heights.sub_(joint).exp_()
-            weights.sub_(total).exp_()
             shift = said[:, k : k + 2].clone()
             ctx.save_for_backward(z, shares, weights, rate, bend, inverse, shift, mean)
             ctx.n_fixed = n_fixed

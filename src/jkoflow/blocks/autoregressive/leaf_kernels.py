@@ -166,7 +166,8 @@ class LeafKernels(nn.Module):
         for h, (first, last), slots in self._kernels(column):
             moves = int(self.moves[h])
             rate = (self.absolute[h] + self.relative[h] * spreads[moves][:, first:last]).reciprocal()
-            heights = torch.exp(squares[moves][:, first:last, :slots] * (-0.5 * rate.square())[:, :, None])
+            heights = squares[moves][:, first:last, :slots] * (-0.5 * rate.square())[:, :, None]
+            heights = _exponentials(heights)
             of_tree = (heights * share[:, first:last, :slots]).sum(dim=2) * rate
             found.append(of_tree.sum(dim=1) / (last - first))
         densities = torch.stack(found, dim=1)
@@ -190,24 +191,43 @@ class LeafKernels(nn.Module):
     ) -> tuple[tuple[Tensor, Tensor], list[Tensor], Tensor]:
         """Centres as they are and moved with the regression, each leaf's spread of both, and log-shares."""
         index, log_share = self._leaves(column, rows)
-        places = self.value[index, column], linear[:, None, None] + self.residual[index, column]
+        value, residual = (
+            part[:, column].contiguous().index_select(0, index.reshape(-1)).view(index.shape)
+            for part in (self.value, self.residual)
+        )
+        places = value, linear[:, None, None] + residual
         return places, [_spread(place.detach(), log_share) for place in places], log_share
 
     def _leaves(self, column: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows that the leaves hold, `(n, trees, m)`, and the logarithms of their shares of a leaf."""
-        at, rows = self.roots[column].long().expand(len(rows), -1), rows.detach()
-        for _ in range(self.shape.depth):
-            feature = self.feature[at].long()
-            if not is_transformed(rows) and bool((feature < 0).all()):
-                break
-            right = rows.gather(1, feature.clamp_min(0)) > self.threshold[at]
-            at = torch.where(feature < 0, at, self.link[at] + right)
-        most = self.members[column]
-        slots = torch.arange(int(most.max()), device=rows.device)
-        size = torch.minimum(self.size[at].long(), most.long())[:, :, None]
-        index = self.member[self.link[at][:, :, None].long() + torch.minimum(slots, size - 1)].long()
+        at, most = self._reached(column, rows.detach()), self.members[column]
+        slots = torch.arange(int(most.max()), device=rows.device, dtype=torch.int32)
+        size = torch.minimum(self.size[at].int(), most)[:, :, None]
+        place = self.link[at][:, :, None] + torch.minimum(slots, size - 1)
+        index = self.member.index_select(0, place.reshape(-1)).view(place.shape)
         log_share = torch.where(slots < size, -size.to(self.value).log(), -math.inf)
         return index, log_share
+
+    def _reached(self, column: int, rows: Tensor) -> Tensor:
+        """The leaves that rows fall into, shape `(n, trees)`; a leaf leads to itself here."""
+        start, stop = self.node_start[column : column + 2].tolist()
+        feature, threshold = self.feature[start:stop].int(), self.threshold[start:stop]
+        is_leaf, places = feature < 0, torch.arange(stop - start, device=rows.device, dtype=torch.int32)
+        link = torch.where(is_leaf, places, self.link[start:stop] - start)
+        threshold = torch.where(is_leaf, math.inf, threshold)
+        feature = feature.clamp_min(0)
+        n, trees = len(rows), self.shape.trees
+        first = torch.arange(n, device=rows.device, dtype=torch.int32) * rows.shape[1]
+        first = first[:, None].expand(-1, trees).reshape(-1)
+        at, numbers = (self.roots[column] - start).expand(n, -1).reshape(-1), rows.reshape(-1)
+        for _ in range(self.shape.depth):
+            seen = numbers.index_select(0, first + feature.index_select(0, at))
+            following = link.index_select(0, at) + (seen > threshold.index_select(0, at))
+            if not is_transformed(rows) and torch.equal(following, at):
+                break
+            at = following
+        reached: Tensor = at.view(n, trees) + start
+        return reached
 
     def check_numbers(self, context_dim: int) -> None:
         """Refuse trees that see a later column, that do not end, or that lead out of the stored values.
@@ -268,6 +288,11 @@ class LeafKernels(nn.Module):
             at = reached.nonzero()[:, 0]
         if bool((self.feature[at] >= 0).any()) or self.shape.depth > self.shape.nodes:
             raise ValueError(f"tensor leaves.link: expected leaves after {self.shape.depth} splits at most")
+
+
+def _exponentials(logs: Tensor, *, lowest: float = -80.0) -> Tensor:
+    """exp of logarithms, 0 where that is no normal number in float32, which takes thirty times as long."""
+    return torch.exp(logs.clamp_min(lowest)) * (logs > lowest)
 
 
 def _spread(place: Tensor, log_share: Tensor) -> Tensor:

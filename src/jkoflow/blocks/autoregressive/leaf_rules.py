@@ -42,13 +42,13 @@ class LeafRules:
     held_share: float = 0.1
     held_rows: tuple[int, int] = (50, 1000)
     members: tuple[int, int] = (4, 10)
-    first_members: int = 40
+    first_members: int = 16
     split_columns: int = 16
     widths: tuple[float, float] = (1e-3, 1.0)
     n_widths: int = 8
     multiples: tuple[float, ...] = (0.05, 0.15, 0.4, 1.0)
     least_width: float = 1e-4
-    kernels: int = 5
+    kernels: int = 4
     iterations: int = 150
     prior_rows: float = 2.0
     least_share: float = 0.02

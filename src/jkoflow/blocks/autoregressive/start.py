@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from jkoflow.blocks.autoregressive.conditionals import Conditionals
+from jkoflow.blocks.log_sums import shares_of_sum
 from jkoflow.laws import Background
 from jkoflow.particles import Moments, Particles
 
@@ -115,7 +116,7 @@ def _mixtures(
     weight = x.new_ones(len(x)) if part.weight is None else part.weight.to(x)
     for _ in range(rules.iterations):
         heights = -0.5 * ((y - mean) / scale).square() - scale.log() + w.log()
-        found = torch.softmax(heights, dim=1) * weight[:, None, None]
+        found = shares_of_sum(heights)[0].mul_(weight[:, None, None])
         counts = found.sum(dim=0) + rules.least_weight
         mean = (found * y).sum(dim=0) / counts
         scale = ((found * (y - mean).square()).sum(dim=0) / counts).sqrt()
