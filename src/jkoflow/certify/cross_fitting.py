@@ -38,7 +38,7 @@ from jkoflow.particles import Particles
 
 __all__ = ["CrossFitted", "cross_fit", "cross_validated_folds", "draw_folds"]
 
-_LEAST_DRAWS = 4096
+_LEAST_DRAWS = 2048
 """The folds together have at least so many fresh samples of q_0, however few the rows are."""
 
 _MOST_DRAWS = 10_000

@@ -36,7 +36,12 @@ _W2 = "W2 between exact samples and computed ones is at most Σ L_1...L_n eps_in
 _ASSUMPTION_2 = "Cheng, Lu, Tan & Xie (2024), Assumption 2, eq. (33)"
 _SOURCE = "Cheng, Lu, Tan & Xie (2024), Proposition 5.4, eq. (41), by blocks"
 
-_ROWS, _JACOBIAN_ENTRIES, _LARGEST_DIM = 1024, 8192, 1024
+_ROWS, _NUMBERS = (256, 1024), 2**14
+"""So many rows are pulled back, fewest and most, and so many numbers in between."""
+
+_JACOBIAN_ROWS, _JACOBIAN_ENTRIES, _LARGEST_DIM = (4, 256), 2**17, 1024
+"""The Lipschitz constant of the inverse is looked for at so many rows: a Jacobian has d² entries."""
+
 _REFERENCE_TOLERANCE, _NEWTON_FROM, _NEWTON_STEPS = 1e-11, 1e-9, 3
 
 
@@ -65,7 +70,8 @@ def claims(evidence: Evidence) -> list[Claim]:
     The bound of Proposition 5.4 with Lipschitz constants from the weights is a theorem where each is proven
     for the discrete block, and may be astronomically large; with sampled constants it is a plug-in.
     """
-    flow, rows = evidence.flow, _ROWS if evidence.flow.dim <= 64 else _ROWS // 4
+    flow = evidence.flow
+    rows = min(max(_NUMBERS // flow.dim, _ROWS[0]), _ROWS[1])
     context = evidence.contexts(rows, "inversion")
     if context is None and evidence.takes_context:
         why = "the model needs a context and there are no held-out rows to take it from"
@@ -107,7 +113,9 @@ def _stretch(block: Block, x: Tensor, context: Tensor | None) -> tuple[float | N
     """The largest 1/sigma_min(∇T) at some rows of x, whether det ∇T changes its sign there, how many."""
     if block.dim > _LARGEST_DIM:
         return None, False, 0
-    usable = x.isfinite().all(dim=1).nonzero()[:, 0][: max(4, min(256, _JACOBIAN_ENTRIES // block.dim))]
+    fewest, most = _JACOBIAN_ROWS
+    count = min(max(_JACOBIAN_ENTRIES // block.dim**2, fewest), most)
+    usable = x.isfinite().all(dim=1).nonzero()[:count, 0]
     derivative = jacobians(block, x[usable], None if context is None else context[usable])
     derivative = derivative[derivative.isfinite().all(dim=2).all(dim=1)]
     if not len(derivative):

@@ -75,7 +75,7 @@ class BudgetRules:
     rehearsed_rows: int = 4096
     mixture_share: float = 0.04
     rehearsed_components: int = 32
-    rehearsed_products: int = 2 * 10**9
+    rehearsed_products: int = 10**8
     careful_cost: float = 2.0
     mean_share: float = 0.5
     mean_cost: float = 0.5

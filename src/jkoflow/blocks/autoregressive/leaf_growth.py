@@ -95,7 +95,7 @@ def _joined(rows: Regressed, dim: int, found: dict[int, Trees], rules: LeafRules
     shape = LeafShape(
         trees=sum(rules.trees),
         depth=max(part.depth for part in of_columns),
-        members=max(*rules.members, rules.first_members),
+        members=max(*rules.members_of(dim), rules.first_members),
         nodes=sizes[0],
         values=sizes[1],
         rows=len(rows.joint),

@@ -20,7 +20,9 @@ class LeafRules:
         most_rows: Training rows, the first ones, that trees are grown on.
         held_share: Share of the training rows that kernels are weighed by,
         held_rows: and their fewest and most.
-        members: Values of a leaf at most, in each group.
+        members: Values of a leaf at most, in each group,
+        many_columns: and with more columns than this
+        members_of_many: so many: a row that is pulled pays for them in each column.
         first_members: The same of a tree of the first column, which has nothing to split by: the values of
             all its trees together are evenly spaced among those of the rows.
         split_columns: Columns that a column's trees look at, at most: those that correlate with it most.
@@ -42,6 +44,8 @@ class LeafRules:
     held_share: float = 0.1
     held_rows: tuple[int, int] = (50, 1000)
     members: tuple[int, int] = (4, 10)
+    many_columns: int = 16
+    members_of_many: tuple[int, int] = (2, 6)
     first_members: int = 16
     split_columns: int = 16
     widths: tuple[float, float] = (1e-3, 1.0)
@@ -52,3 +56,7 @@ class LeafRules:
     iterations: int = 150
     prior_rows: float = 2.0
     least_share: float = 0.02
+
+    def members_of(self, columns: int) -> tuple[int, int]:
+        """Values of a leaf at most, in each group, of a table of so many columns."""
+        return self.members if columns <= self.many_columns else self.members_of_many

@@ -51,7 +51,7 @@ def trees_of(rows: Regressed, place: int, column: int, rules: LeafRules, seed: i
     seen = np.ascontiguousarray(rows.joint[:, looked_at].float().cpu().numpy())
     by_value = np.argsort(rows.joint[:, place].cpu().numpy(), kind="stable")
     parts = list[tuple[Any, ...]]()
-    groups = zip(rules.leaves, rules.trees, rules.members, strict=True)
+    groups = zip(rules.leaves, rules.trees, rules.members_of(rows.linear.shape[1]), strict=True)
     for group, (fewest, n_trees, members) in enumerate(groups):
         for tree in _grown(seen, goal, fewest, n_trees, seed + group * 10**6):
             if tree is None:
