@@ -161,7 +161,7 @@ def test_rounding_is_an_error_of_the_inverse_and_not_of_the_map():
     matrix, offset = torch.full((1, 1), 1 / 3), torch.full((1,), -1.0)
     block = AffineBlock(dim=1, matrix=matrix, offset=offset)
     evidence = Evidence(Flow(StandardNormal(1), [block]), None)
-    noise = StandardNormal(1).sample(inversion._ROWS, evidence.stream("inversion")).float()
+    noise = StandardNormal(1).sample(inversion._ROWS[1], evidence.stream("inversion")).float()
     image = block.invert(noise).x.double() * float(matrix) - 1
     expected = float((image - noise.double()).square().mean().sqrt())
     error = named(evidence.flow)[(inversion._ERROR, 1)]

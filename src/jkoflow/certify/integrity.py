@@ -61,7 +61,9 @@ _DENSITY_ROWS = 128
 """With so many, what is wrong of 5% of the rows is missed once in 700."""
 _MISSED_SHARE, _ROUND_TRIP_ROWS, _ACCUSING_LEVEL = 0.005, 2048, 0.999
 """At the level of the other intervals one in forty flows whose share is just allowed would be accused."""
-_LAW_ROWS, _LAW_TANGENTS, _FITTED_ROWS = 4096, 2**17, 1024
+_LAW_ROWS, _LAW_TANGENTS, _FITTED_ROWS = 4096, 2**16, 1024
+_FEW_COLUMNS = 32
+"""With more, half as many rows are sent there and back."""
 _DETERMINANT_DIM = 128
 """Beyond so many columns the determinant of every row takes too long."""
 _OFFSET_NATS = 0.2
@@ -227,7 +229,7 @@ def _near_inverse_image(flow: Flow, ends: Particles, x: Tensor, tolerance: float
 
 def _latent_rows(evidence: Evidence) -> Particles | None:
     """Base noise, and as many pushed held-out rows where there are any."""
-    n_rows = _ROUND_TRIP_ROWS if evidence.flow.dim <= _DETERMINANT_DIM else _ROUND_TRIP_ROWS // 2
+    n_rows = _ROUND_TRIP_ROWS if evidence.flow.dim <= _FEW_COLUMNS else _ROUND_TRIP_ROWS // 2
     pushed = _some_rows(evidence, n_rows // 2) if evidence.unweighted else None
     n_noise = n_rows - (0 if pushed is None else len(pushed))
     context = evidence.contexts(n_noise, "round trip")
@@ -254,7 +256,7 @@ def share_interval(count: int, n: int) -> Interval:
 def _one_law(evidence: Evidence) -> Claim:
     dim = evidence.flow.dim
     n_rows = min(_LAW_ROWS, max(1024, _LAW_TANGENTS // dim))
-    n_fitted = max(_FITTED_ROWS, 32 * dim)
+    n_fitted = max(_FITTED_ROWS, 16 * dim)
     context = evidence.contexts(n_rows + n_fitted, "one law")
     if context is None and evidence.takes_context:
         return _undecided(_ONE_LAW, *_NO_CONTEXT)
