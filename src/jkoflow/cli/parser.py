@@ -29,7 +29,7 @@ verbs:
   score    log-likelihood of each row of a table, in nats
   certify  how far a model is from the data, and how one knows
   report   one HTML page about a finished run
-  demo     all of it on a real data set, in under three minutes
+  demo     all of it on a real data set, in about eight minutes
 
 `jkoflow VERB --help` explains a verb.
 """
