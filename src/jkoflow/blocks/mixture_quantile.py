@@ -29,6 +29,9 @@ __all__ = [
 
 log_root_two_pi = 0.5 * math.log(2 * math.pi)
 
+_height_of_normal = math.exp(-log_root_two_pi)
+"""The density of the standard normal law at 0."""
+
 least_log = -300.0
 """Logarithm of the smallest share that is kept in float64: beside 1 it is lost, and its products with others
 are normal numbers; an exponential that is none takes much longer."""
@@ -218,7 +221,7 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
     before = 2 * last
     for _ in range(rules.steps):
         at = t[left]
-        log_tail, slope, curvature = tail_of(rate * (at[:, None] - location), rate, shares)
+        log_tail, slope, curvature = tail_of((at[:, None] - location).mul_(rate), rate, shares)
         gap = log_tail - goal[left]
         too_low = gap * side[left] < 0
         low[left], high[left] = torch.where(too_low, at, low[left]), torch.where(too_low, high[left], at)
@@ -242,12 +245,13 @@ def _solved(tail_of: Tail, z: Tensor, location: Tensor, scale: Tensor, log_w: Te
 
 def _tail(v: Tensor, rate: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """L = log sum_k w_k Phi(v_k), |dL/dt| and the second derivative of the sum over the sum, `(n,)` each."""
-    probability = _twice_probabilities(v).mul_(w).sum(dim=1).mul_(0.5)
-    density = (
-        (-0.5 * v.square() - log_root_two_pi).clamp_min_(rules.lowest_density_log).exp_().mul_(w).mul_(rate)
-    )
-    curvature = -(v.mul_(rate).mul_(density)).sum(dim=1)
-    return probability.log(), density.sum(dim=1).abs() / probability, curvature / probability
+    buffer = _twice_probabilities(v)
+    probability = buffer.mul_(w).sum(dim=1).mul_(0.5)
+    density = torch.mul(v, v, out=buffer).mul_(-0.5).clamp_min_(rules.lowest_density_log).exp_()
+    density = density.mul_(w).mul_(rate)
+    slope = density.sum(dim=1).abs().mul_(_height_of_normal)
+    curvature = v.mul_(rate).mul_(density).sum(dim=1).mul_(-_height_of_normal)
+    return probability.log(), slope / probability, curvature / probability
 
 
 def _tail_by_logarithms(v: Tensor, rate: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -143,12 +143,10 @@ class LeafKernels(nn.Module):
             rows: Context and columns before i, more are not looked at, shape `(n, >= c + i)`.
             linear: l_i at the rows, shape `(n,)`.
         """
-        places, spreads, log_share = self._centres(column, rows, linear)
-        parts = []
-        for log_w, (h, (first, last), slots) in zip(self._log_w(column), self._kernels(column), strict=True):
-            moves = int(self.moves[h])
-            place, spread = places[moves][:, first:last, :slots], spreads[moves][:, first:last]
-            weight = log_share[:, first:last, :slots] + (log_w - math.log(last - first))
+        leaves, parts = _Leaves(self, column, rows, linear), []
+        for log_w, (h, trees) in zip(self._log_w(column), self._kernels(column), strict=True):
+            place, spread = leaves.centres(int(self.moves[h]), trees)
+            weight = leaves.held(trees)[1] + (log_w - math.log(trees[1] - trees[0]))
             scale = (self.absolute[h] + self.relative[h] * spread).log()[:, :, None].expand_as(place)
             parts.append((weight.flatten(1), place.flatten(1), scale.flatten(1)))
         found = (torch.cat(part, dim=1)[:, :, None] for part in zip(*parts, strict=True))
@@ -160,55 +158,35 @@ class LeafKernels(nn.Module):
 
     def log_kernels(self, column: int, x: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
         """log k_ih at the values `x`, shape `(n, kernels)`, nats; -inf where no float tells it from zero."""
-        places, spreads, log_share = self._centres(column, rows, linear)
-        share, found = log_share.exp(), list[Tensor]()
-        squares = [(x[:, None, None] - place).square() for place in places]
-        for h, (first, last), slots in self._kernels(column):
+        leaves, found = _Leaves(self, column, rows, linear), list[Tensor]()
+        squares = dict[tuple[int, int, int], Tensor]()
+        for h, trees in self._kernels(column):
             moves = int(self.moves[h])
-            rate = (self.absolute[h] + self.relative[h] * spreads[moves][:, first:last]).reciprocal()
-            heights = squares[moves][:, first:last, :slots] * (-0.5 * rate.square())[:, :, None]
-            heights = _exponentials(heights)
-            of_tree = (heights * share[:, first:last, :slots]).sum(dim=2) * rate
-            found.append(of_tree.sum(dim=1) / (last - first))
+            place, spread = leaves.centres(moves, trees)
+            key = (moves, *trees)
+            if key not in squares:
+                squares[key] = (x[:, None, None] - place).square()
+            rate = (self.absolute[h] + self.relative[h] * spread).reciprocal()
+            heights = _exponentials(squares[key] * (-0.5 * rate.square())[:, :, None])
+            of_tree = (heights * leaves.held(trees)[1].exp()).sum(dim=2) * rate
+            found.append(of_tree.sum(dim=1) / (trees[1] - trees[0]))
         densities = torch.stack(found, dim=1)
         seen = densities > 0
         logs = torch.where(seen, densities, 1.0).log()
         return torch.where(seen, logs, -math.inf) - log_root_two_pi
 
-    def _kernels(self, column: int) -> Iterator[tuple[int, tuple[int, int], int]]:
-        """The number h of each kernel of a column, first and last of its trees, and their values at most."""
+    def _kernels(self, column: int) -> Iterator[tuple[int, tuple[int, int]]]:
+        """The number h of each kernel of a column, and first and last of its trees."""
         for h in range(*self.kernel_start[column : column + 2].tolist()):
             first, last = self.trees[h].tolist()
-            yield h, (first, last), int(self.members[column, first:last].max())
+            yield h, (first, last)
 
     def _log_w(self, column: int) -> Tensor:
         """Logarithms of the weights of a column's kernels, of sum 1 whatever their rounding."""
         start, stop = self.kernel_start[column : column + 2].tolist()
         return torch.log_softmax(self.log_w[start:stop], dim=0)
 
-    def _centres(
-        self, column: int, rows: Tensor, linear: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], list[Tensor], Tensor]:
-        """Centres as they are and moved with the regression, each leaf's spread of both, and log-shares."""
-        index, log_share = self._leaves(column, rows)
-        value, residual = (
-            part[:, column].contiguous().index_select(0, index.reshape(-1)).view(index.shape)
-            for part in (self.value, self.residual)
-        )
-        places = value, linear[:, None, None] + residual
-        return places, [_spread(place.detach(), log_share) for place in places], log_share
-
-    def _leaves(self, column: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows that the leaves hold, `(n, trees, m)`, and the logarithms of their shares of a leaf."""
-        at, most = self._reached(column, rows.detach()), self.members[column]
-        slots = torch.arange(int(most.max()), device=rows.device, dtype=torch.int32)
-        size = torch.minimum(self.size[at].int(), most)[:, :, None]
-        place = self.link[at][:, :, None] + torch.minimum(slots, size - 1)
-        index = self.member.index_select(0, place.reshape(-1)).view(place.shape)
-        log_share = torch.where(slots < size, -size.to(self.value).log(), -math.inf)
-        return index, log_share
-
-    def _reached(self, column: int, rows: Tensor) -> Tensor:
+    def reached(self, column: int, rows: Tensor) -> Tensor:
         """The leaves that rows fall into, shape `(n, trees)`; a leaf leads to itself here."""
         start, stop = self.node_start[column : column + 2].tolist()
         feature, threshold = self.feature[start:stop].int(), self.threshold[start:stop]
@@ -288,6 +266,48 @@ class LeafKernels(nn.Module):
             at = reached.nonzero()[:, 0]
         if bool((self.feature[at] >= 0).any()) or self.shape.depth > self.shape.nodes:
             raise ValueError(f"tensor leaves.link: expected leaves after {self.shape.depth} splits at most")
+
+
+class _Leaves:
+    """What the leaves hold that rows fall into, found out once and where a kernel asks for it.
+
+    Arguments:
+        kernels: The trees.
+        column: i.
+        rows: Context and columns before i.
+        linear: l_i at the rows.
+    """
+
+    def __init__(self, kernels: LeafKernels, column: int, rows: Tensor, linear: Tensor) -> None:
+        self._all, self._column, self._linear = kernels, column, linear
+        self._at = kernels.reached(column, rows.detach())
+        self._held = dict[tuple[int, int], tuple[Tensor, Tensor]]()
+        self._centres = dict[tuple[int, int, int], tuple[Tensor, Tensor]]()
+
+    def held(self, trees: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Rows that the leaves of some trees hold, `(n, trees, m)`, and the logarithms of their shares."""
+        if trees not in self._held:
+            every, at = self._all, self._at[:, slice(*trees)]
+            most = every.members[self._column, slice(*trees)]
+            slots = torch.arange(int(most.max()), device=at.device, dtype=torch.int32)
+            size = torch.minimum(every.size[at].int(), most)[:, :, None]
+            place = every.link[at][:, :, None] + torch.minimum(slots, size - 1)
+            index = every.member.index_select(0, place.reshape(-1)).view(place.shape)
+            log_share = torch.where(slots < size, -size.to(every.value).log(), -math.inf)
+            self._held[trees] = index, log_share
+        return self._held[trees]
+
+    def centres(self, moves: int, trees: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Centres of kernels, as they are or moved with the regression, and each leaf's spread of them."""
+        key = (moves, *trees)
+        if key not in self._centres:
+            index, log_share = self.held(trees)
+            values = (self._all.residual if moves else self._all.value)[:, self._column].contiguous()
+            place = values.index_select(0, index.reshape(-1)).view(index.shape)
+            if moves:
+                place = self._linear[:, None, None] + place
+            self._centres[key] = place, _spread(place.detach(), log_share)
+        return self._centres[key]
 
 
 def _exponentials(logs: Tensor, *, lowest: float = -80.0) -> Tensor:

@@ -10,7 +10,8 @@ DESCRIPTION = """\
 Fit a flow to the 1,797 handwritten digits that scikit-learn ships, certify it by the tenth of them that the
 fit set aside, and leave model, samples, certificates and report in RUN.
 
-It takes about eight minutes, five of them for the certificate, and needs no network. A second run replaces the first.
+It takes about eight minutes, five of them for the certificate, and needs no network. A second run replaces
+the first.
 """
 
 EPILOG = """\
