@@ -166,7 +166,7 @@ def test_overwrite_replaces_a_run_and_nothing_else_does(
 
 @pytest.mark.usefixtures("quick")
 def test_budget_is_recorded_as_decisions(tmp_path: Path) -> None:
-    assert main(fit_arguments(tmp_path, "--budget", "1.5")) == 0
+    assert main(fit_arguments(tmp_path, "--budget", "10")) == 0
     records = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
     decided = {record["what"] for record in records if record["kind"] == "decision"}
     assert "updates" in decided
