@@ -110,11 +110,11 @@ def rounding_rows(n_rows: int, *, size: float = 5e-8) -> Iterator[dict[str, Any]
                 else found
             )
 
-        descent._Weights.gradient = gradient  # type: ignore[method-assign]
+        descent._Weights.gradient = gradient  # type: ignore[method-assign]  # a stand-in for this fit
         try:
             fitted = fit_table(rows, settings=Settings(holdout_fraction=0.1))
         finally:
-            descent._Weights.gradient = exact  # type: ignore[method-assign]
+            descent._Weights.gradient = exact  # type: ignore[method-assign]  # its own again
         yield {
             "measured": "rounding",
             "rows": n_rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,8 +51,8 @@ def test_interrupted_after_it_and_resumed_is_the_same_model(
     assert main(fit(tmp_path, "whole")) == 0
     tell = Progress.__call__
 
-    def tell_and_interrupt(progress: Progress, record: object) -> None:
-        tell(progress, record)  # type: ignore[arg-type]
+    def tell_and_interrupt(progress: Progress, record: Any) -> None:
+        tell(progress, record)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
